@@ -1,0 +1,1 @@
+"""What router, engine and evaluator share."""

@@ -1,0 +1,190 @@
+"""Configuration of a service: environment `PITH_<SERVICE>_*` over an optional TOML file, checked at start."""
+
+import ipaddress
+import os
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
+
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from common.auth import read_tokens
+from common.clock import SystemClock, clock_from_spec
+
+MEBIBYTE = 1 << 20
+_UNIX = ("unix:", "unix-abstract:")
+
+
+class ServiceConfig(BaseSettings):
+    """What every service is told. A service subclasses it with its own prefix, default address and fields:
+
+        class RouterConfig(ServiceConfig):
+            model_config = SettingsConfigDict(env_prefix="PITH_ROUTER_")
+            listen: str = "127.0.0.1:7600"
+
+    The environment wins over the file that `PITH_<SERVICE>_CONFIG` names; lists and tables are JSON there.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="PITH_", validate_by_name=True, validate_by_alias=True
+    )
+
+    # Before `listen`, whose check reads them.
+    insecure: bool = Field(default=False, description="Serve beyond loopback without TLS.")
+    tokens_file: Path | None = Field(
+        default=None, description="Tokens that may call (TOML or JSON). None: open, on loopback only."
+    )
+    clock: str = Field(
+        default="system",
+        validation_alias="PITH_CLOCK",
+        description="system, or scaled:START[@ANCHOR]:FACTOR for simulated time (loopback only).",
+    )
+    listen: str = Field(default="127.0.0.1:0", description="HOST:PORT, [IPV6]:PORT or unix:PATH; port 0: any free.")
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port of Prometheus metrics; 0: any free; None: no metrics served.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+    max_message_bytes: int = Field(
+        default=16 * MEBIBYTE, ge=64 * 1024, le=1024 * MEBIBYTE, description="Largest gRPC message, each way."
+    )
+    default_deadline_seconds: float = Field(
+        default=120.0, gt=0, le=86400, description="Deadline of a call that came without one."
+    )
+    max_deadline_seconds: float = Field(default=600.0, gt=0, le=86400, description="Longest deadline of a call.")
+    drain_delay_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=600,
+        description="Between NOT_SERVING and closing the port, for load balancers to notice.",
+    )
+    drain_seconds: float = Field(
+        default=20.0, ge=0, le=3600, description="Time for calls in flight to end before they are cancelled."
+    )
+    reflection: bool = Field(default=True, description="Serve gRPC reflection.")
+
+    @field_validator("tokens_file")
+    @classmethod
+    def _tokens_readable(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            read_tokens(path)
+        return path
+
+    @field_validator("clock")
+    @classmethod
+    def _clock_known(cls, spec: str) -> str:
+        clock_from_spec(spec)
+        return spec
+
+    @field_validator("listen")
+    @classmethod
+    def _listen_guarded(cls, listen: str, info: ValidationInfo) -> str:
+        if is_loopback(listen):
+            return listen
+        # A field that failed its own check is missing here, and reported by itself.
+        if not info.data.get("insecure", True):
+            raise ValueError("is beyond loopback without TLS; set insecure to serve in the clear")
+        if info.data.get("tokens_file", "") is None:
+            raise ValueError("is beyond loopback; set tokens_file, without which every caller is an admin")
+        if not isinstance(clock_from_spec(info.data.get("clock")), SystemClock):
+            raise ValueError("is beyond loopback; simulated time is for loopback only")
+        return listen
+
+    @property
+    def listen_host(self) -> str:
+        """Host of `listen`, for what else the service opens; loopback when it listens on a Unix socket."""
+        return "127.0.0.1" if self.listen.startswith(_UNIX) else split_address(self.listen)[0]
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = os.environ.get(f"{settings_cls.model_config['env_prefix']}CONFIG")
+        if not file:
+            return init_settings, env_settings
+        if not Path(file).is_file():
+            raise SettingsError(f"{settings_cls.model_config['env_prefix']}CONFIG: no such file: {file}")
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=file)
+
+
+Config = TypeVar("Config", bound=ServiceConfig)
+
+
+def load(cls: type[Config], **overrides: Any) -> Config:
+    """The configuration from `overrides` (such as flags), the environment and the file, in that order.
+
+    What is wrong is printed on stderr, a line a field, and the process exits with code 2.
+    """
+    try:
+        return cls(**overrides)
+    except ValidationError as error:
+        _refuse(cls, [_line(cls, fault) for fault in error.errors(include_url=False)])
+    except tomllib.TOMLDecodeError as error:
+        _refuse(cls, [f"{cls.model_config['env_prefix']}CONFIG: not TOML: {error}"])
+    except (SettingsError, OSError) as error:
+        _refuse(cls, [str(error)])
+
+
+def split_address(listen: str) -> tuple[str, int]:
+    """Host (without brackets) and port of "HOST:PORT" or "[IPV6]:PORT".
+
+    Raises:
+        ValueError: says what is wrong with the address.
+    """
+    host, colon, port = listen.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not host or (":" in host and not bracketed):
+        raise ValueError("must be HOST:PORT, [IPV6]:PORT or unix:PATH")
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise ValueError(f"has port {port!r}; it must be 0 to 65535")
+    return (host[1:-1] if bracketed else host), int(port)
+
+
+def is_loopback(listen: str) -> bool:
+    """Whether only this machine can reach the address.
+
+    Raises:
+        ValueError: the address is not HOST:PORT, [IPV6]:PORT or unix:PATH.
+    """
+    if listen.startswith(_UNIX):
+        return True
+    host = split_address(listen)[0]
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _line(cls: type[ServiceConfig], fault: Mapping[str, Any]) -> str:
+    path = [str(part) for part in fault["loc"]]
+    if fault["type"] == "extra_forbidden":
+        return f"{'.'.join(path)}: unknown key"
+    message = fault["msg"].removeprefix("Value error, ")
+    name = next((n for n, f in cls.model_fields.items() if path and path[0] in (n, f.validation_alias)), None)
+    # A secret, or a whole table, is no part of an error line.
+    secret = name is not None and "Secret" in repr(cls.model_fields[name].annotation)
+    shown = "" if secret or not isinstance(fault["input"], str | int | float) else f" = {fault['input']!r}"
+    return f"{'.'.join([name or path[0], *path[1:]] if path else [cls.__name__])}{shown}: {message}"
+
+
+def _refuse(cls: type[ServiceConfig], lines: list[str]) -> NoReturn:
+    for line in lines:
+        print(f"{cls.__name__}: {line}", file=sys.stderr)
+    raise SystemExit(2)

@@ -1,0 +1,257 @@
+"""What is known about the quality of every (model, task, directive), and what follows for its floors.
+
+Pure state: scores in, bounds out. The same scores, in the same order, always give the same state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from common.quality.confidence import ShareSequence, check_quality
+from common.quality.drift import DriftDetector
+
+Verdict = Literal["open", "closed", "undecided"]
+
+
+class FloorKind(StrEnum):
+    """What a floor is measured against."""
+
+    RELATIVE = "RELATIVE"
+    """Share of L0's quality on the same prompts."""
+    ABSOLUTE = "ABSOLUTE"
+    """Mean quality itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """The least quality that a directive must keep. Raises ValueError where it is outside (0, 1]."""
+
+    quality: float
+    kind: FloorKind
+
+    def __post_init__(self) -> None:
+        if not 0 < self.quality <= 1:
+            raise ValueError(f"floor must be in (0, 1], got {self.quality!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What one bound speaks of."""
+
+    model: str
+    task: str
+    directive: str
+
+
+@dataclass(frozen=True, slots=True)
+class PairedScore:
+    """Quality of one sample's answer under a directive and of the L0 answer to the same prompt, by one
+    judge.
+
+    revision identifies the directive's text (and whatever else must not change within one estimate).
+    Raises ValueError, naming the field, for a quality outside [0, 1] or a naive datetime.
+    """
+
+    cell: Cell
+    sample_id: str
+    quality: float
+    baseline_quality: float
+    judge: str
+    revision: str
+    scored_at: datetime
+
+    def __post_init__(self) -> None:
+        check_quality("quality", self.quality)
+        check_quality("baseline_quality", self.baseline_quality)
+        if self.scored_at.tzinfo is None:
+            raise ValueError(f"scored_at must carry a time zone, got {self.scored_at.isoformat()}")
+
+
+@dataclass(frozen=True, slots=True)
+class QualityBound:
+    """Confidence bounds of one cell: of the share of L0's quality, and from below of the mean quality.
+
+    share is the point estimate, None where L0 scored nothing; updated_at is the time of the latest score.
+    """
+
+    cell: Cell
+    lower: float
+    upper: float
+    share: float | None
+    absolute_lower: float
+    samples: int
+    judge: str
+    revision: str
+    updated_at: datetime
+
+    def is_open(self, floor: float, floor_kind: FloorKind, now: datetime, max_age_seconds: float) -> bool:
+        """Whether the directive may be served at that floor; never without samples or on a bound too old."""
+        is_fresh = (now - self.updated_at).total_seconds() <= max_age_seconds
+        lower = self.lower if floor_kind is FloorKind.RELATIVE else self.absolute_lower
+        return self.samples > 0 and is_fresh and lower >= floor
+
+
+class EpochReason(StrEnum):
+    """Why what was known of a cell no longer holds."""
+
+    REVISION = "REVISION"
+    """The directive's text or the judge is another one."""
+    DRIFT = "DRIFT"
+    """Quality fell below a floor that had been cleared."""
+    CONTRADICTION = "CONTRADICTION"
+    """No single share agrees with all scores, so it has changed; and no floor is cleared (any more)."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochStart:
+    """A cell's estimate begins anew: until scores come in, its directive is closed."""
+
+    cell: Cell
+    reason: EpochReason
+    at: datetime
+    floor: Floor | None = None
+    """The floor that was broken, for DRIFT."""
+
+
+class _Epoch:
+    """Scores of one cell, judge and revision, between two changes."""
+
+    def __init__(self, judge: str, revision: str, alpha: float, started_at: datetime) -> None:
+        self.judge = judge
+        self.revision = revision
+        self.updated_at = started_at
+        self.share = ShareSequence(alpha)
+        self.mean = ShareSequence(alpha, limit=1.0)
+        self.detector_of_floor: dict[Floor, DriftDetector] = {}
+
+    def verdict(self, floor: Floor) -> Verdict:
+        sequence = self.share if floor.kind is FloorKind.RELATIVE else self.mean
+        if sequence.samples > 0 and sequence.lower >= floor.quality:
+            return "open"
+        return "closed" if sequence.upper < floor.quality else "undecided"
+
+
+class Estimates:
+    """Bounds of all cells, from their scores.
+
+    floors_of: the floors that policies set for a cell, asked at every score.
+    alpha: error probability of each bound over one epoch.
+    drift_alpha: reciprocal of the least mean number of scores to a false drift alarm.
+
+    An epoch of a cell ends, and a new one begins without any score, when judge or revision change, when a
+    floor that was cleared is found broken, or when the scores contradict one constant share and no floor is
+    cleared. Within an epoch bounds only tighten (a contradiction apart, which lowers the lower one), so that
+    a verdict, once reached, stands: that is the hysteresis between open and closed. alpha holds for each
+    epoch anew. One judge speaks for a cell: where two took turns, every turn would begin anew.
+    """
+
+    def __init__(
+        self,
+        floors_of: Callable[[Cell], Sequence[Floor]],
+        alpha: float = 0.05,
+        drift_alpha: float = 0.001,
+    ) -> None:
+        self._floors_of = floors_of
+        self._alpha = alpha
+        self._drift_alpha = drift_alpha
+        self._epoch_of_cell: dict[Cell, _Epoch] = {}
+        self._drift_alarms: dict[Cell, int] = {}
+        self._seen: set[tuple[Cell, str, str, str]] = set()
+
+    def observe(self, score: PairedScore) -> EpochStart | None:
+        """Take in one score; the event, where it ended an epoch.
+
+        A score of a sample that the same judge has scored at the same revision before has no effect, nor
+        has one of another judge or revision that is older than the latest score: it is a straggler of the
+        past.
+        """
+        key = (score.cell, score.sample_id, score.judge, score.revision)
+        if key in self._seen:
+            return None
+        self._seen.add(key)
+        epoch = self._epoch_of_cell.get(score.cell)
+        event = None
+        if epoch is None:
+            epoch = self._begin(score)
+        elif (epoch.judge, epoch.revision) != (score.judge, score.revision):
+            if score.scored_at < epoch.updated_at:
+                return None
+            epoch = self._begin(score)
+            event = EpochStart(score.cell, EpochReason.REVISION, score.scored_at)
+        return self._extend(epoch, score) or event
+
+    def observe_all(self, scores: Iterable[PairedScore]) -> tuple[EpochStart, ...]:
+        """Take in scores, oldest first and by sample id where times are equal; the events, in that order.
+
+        So a state rebuilt from all scores at once equals the one that grew with them, run by run.
+        """
+        ordered = sorted(scores, key=lambda score: (score.scored_at, score.sample_id))
+        return tuple(event for score in ordered if (event := self.observe(score)) is not None)
+
+    def cells(self) -> tuple[Cell, ...]:
+        """Every cell that has been scored, in the order of the first score."""
+        return tuple(self._epoch_of_cell)
+
+    def bound(self, cell: Cell) -> QualityBound | None:
+        """Bounds of a cell; None where it was never scored, or not since the present epoch began."""
+        epoch = self._epoch_of_cell.get(cell)
+        if epoch is None or epoch.share.samples == 0:
+            return None
+        return QualityBound(
+            cell=cell,
+            lower=epoch.share.lower,
+            upper=epoch.share.upper,
+            share=epoch.share.share,
+            absolute_lower=epoch.mean.lower,
+            samples=epoch.share.samples,
+            judge=epoch.judge,
+            revision=epoch.revision,
+            updated_at=epoch.updated_at,
+        )
+
+    def settled(self, cell: Cell, floor: float, kind: FloorKind) -> Verdict:
+        """What the scores say about a floor: cleared, out of reach, or more scores are needed to tell."""
+        epoch = self._epoch_of_cell.get(cell)
+        return epoch.verdict(Floor(floor, kind)) if epoch is not None else "undecided"
+
+    def drift_alarms(self, cell: Cell) -> int:
+        """How often a cell's estimate began anew because quality had changed (DRIFT or CONTRADICTION)."""
+        return self._drift_alarms.get(cell, 0)
+
+    def _begin(self, score: PairedScore) -> _Epoch:
+        epoch = _Epoch(score.judge, score.revision, self._alpha, score.scored_at)
+        self._epoch_of_cell[score.cell] = epoch
+        return epoch
+
+    def _extend(self, epoch: _Epoch, score: PairedScore) -> EpochStart | None:
+        epoch.updated_at = max(epoch.updated_at, score.scored_at)
+        epoch.share.update(score.quality, score.baseline_quality)
+        epoch.mean.update(score.quality, 1.0)
+        broken = None
+        floors = self._floors_of(score.cell)
+        for floor in floors:
+            detector = epoch.detector_of_floor.get(floor)
+            if detector is not None:
+                baseline = score.baseline_quality if floor.kind is FloorKind.RELATIVE else 1.0
+                if detector.update(score.quality, baseline):
+                    broken = floor
+            elif epoch.verdict(floor) == "open":
+                # Armed only now: below a floor that was never cleared there is nothing to close.
+                epoch.detector_of_floor[floor] = DriftDetector(floor.quality, self._drift_alpha)
+        if broken is not None:
+            return self._end(score, EpochReason.DRIFT, broken)
+        # While a floor is cleared its detector watches: a change that stays above it closes nothing.
+        is_contradicted = epoch.share.contradicted or epoch.mean.contradicted
+        if is_contradicted and all(epoch.verdict(floor) != "open" for floor in floors):
+            return self._end(score, EpochReason.CONTRADICTION, None)
+        return None
+
+    def _end(self, score: PairedScore, reason: EpochReason, floor: Floor | None) -> EpochStart:
+        # The new epoch begins after this score, which is part of the evidence against the old one.
+        self._begin(score)
+        self._drift_alarms[score.cell] = self._drift_alarms.get(score.cell, 0) + 1
+        return EpochStart(score.cell, reason, score.scored_at, floor)

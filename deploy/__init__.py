@@ -1,0 +1,1 @@
+"""What runs Pith on one machine or many: `make demo`, `make serve`, and files for containers."""

@@ -1,0 +1,1 @@
+"""Serves a language model: batched decoding behind engine.v1."""

@@ -1,0 +1,84 @@
+"""`python -m engine`: serves the model that PITH_ENGINE_MODEL_PATH names."""
+
+import asyncio
+import secrets
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+import structlog
+from pith.engine.v1 import control_pb2, inference_pb2
+
+from common.auth import Authenticator, Role
+from common.config import load
+from common.grpc_server import GrpcServer, run_until_signalled
+from common.logging import configure
+from common.metrics import Metrics
+from engine.config import EngineConfig
+from engine.engine import Engine
+from engine.metrics import EngineMetrics
+from engine.service import ControlService, InferenceService
+from engine.weights import ModelError
+
+
+def main() -> None:
+    config = load(EngineConfig)
+    configure("engine", config.log_level, config.log_format)
+    try:
+        engine = Engine(config)
+    except ModelError as fault:
+        sys.exit(f"engine: {fault}")
+    try:
+        asyncio.run(serve(config, engine))
+    except OSError as fault:
+        sys.exit(f"engine: {fault}")
+
+
+async def serve(config: EngineConfig, engine: Engine) -> None:
+    """Serves a model that is loaded and warm until a signal comes, then drains."""
+    metrics = Metrics("engine")
+    server = build_server(config, engine, metrics)
+    if config.metrics_port is not None:
+        metrics.serve(config.metrics_port, config.listen_host)
+    await server.start()
+    await server.set_serving(True)
+    structlog.get_logger("engine").info("serving", model=engine.card.name, digest=engine.card.digest)
+    try:
+        await run_until_signalled(server)
+    finally:
+        engine.stop()
+        metrics.close()
+
+
+def build_server(config: EngineConfig, engine: Engine, metrics: Metrics) -> GrpcServer:
+    """A server of both services, not listening yet, with the engine's decode loop running."""
+    server = GrpcServer(config, Authenticator.from_file(config.tokens_file), metrics)
+    engine.start(EngineMetrics(metrics, engine.load).finished)
+    server.add(
+        InferenceService(engine, draw_seed=lambda: secrets.randbits(64)),
+        inference_pb2.DESCRIPTOR.services_by_name["Inference"],
+        roles={"Generate": {Role.CLIENT}, "StreamGenerate": {Role.CLIENT}},
+    )
+    server.add(
+        ControlService(engine, _version(), not_serving=lambda: server.set_serving(False)),
+        control_pb2.DESCRIPTOR.services_by_name["Control"],
+        roles={
+            "GetModelInfo": {Role.CLIENT},
+            "GetLoad": {Role.CLIENT},
+            "WatchLoad": {Role.CLIENT},
+            "Abort": {Role.CLIENT},
+            "Drain": set(),
+        },
+        watches={"WatchLoad"},
+    )
+    return server
+
+
+def _version() -> str:
+    try:
+        return version("pith")
+    except PackageNotFoundError:  # run from a checkout
+        return "unknown"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What computes: one module a kind of device, all to the contract of `base`."""

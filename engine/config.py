@@ -1,0 +1,55 @@
+"""What an engine is told."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from common.config import MEBIBYTE, ServiceConfig
+from common.energy.modelled import SERVER_CPU, DevicePrices
+
+
+class EngineConfig(ServiceConfig):
+    """Environment PITH_ENGINE_*, or the TOML file that PITH_ENGINE_CONFIG names."""
+
+    model_config = SettingsConfigDict(env_prefix="PITH_ENGINE_")
+
+    listen: str = Field(default="127.0.0.1:7601", description="HOST:PORT, [IPV6]:PORT or unix:PATH.")
+    model_path: Path = Field(description="Hugging Face model directory: config, tokenizer, safetensors.")
+    model_name: str = Field(default="", description="Name to serve it under; empty: the directory's.")
+    device: Literal["cpu"] = Field(default="cpu", description="What decodes.")
+    threads: int = Field(default=1, ge=1, le=1024, description="Threads of the device cpu.")
+    max_batch: int = Field(default=16, ge=1, le=1024, description="Sequences that decode together.")
+    max_queue: int = Field(
+        default=256, ge=0, le=100_000, description="Requests that wait beyond a full batch; more are turned away."
+    )
+    max_prefill_tokens: int = Field(
+        default=2048, ge=1, description="Prompt tokens a step; a single longer prompt runs alone."
+    )
+    max_context_tokens: int | None = Field(
+        default=None, ge=2, description="Prompt and answer together; None: what model and cache have room for."
+    )
+    default_output_tokens: int = Field(default=256, ge=1, description="Limit of an answer that names none.")
+    max_output_tokens: int = Field(default=2048, ge=1, description="Limit of any answer.")
+    kv_cache_bytes: int = Field(default=256 * MEBIBYTE, ge=1, description="Memory for the KV cache.")
+    delta_window_seconds: float = Field(
+        default=0.03, ge=0, le=10, description="Time over which a stream's deltas are merged, after the first."
+    )
+    joules_per_flop: float = Field(default=SERVER_CPU.joules_per_flop, ge=0, description="Price of arithmetic.")
+    joules_per_byte: float = Field(default=SERVER_CPU.joules_per_byte, ge=0, description="Price of memory traffic.")
+    joules_per_layer: float = Field(
+        default=SERVER_CPU.joules_per_layer, ge=0, description="Price of dispatching one layer in one step."
+    )
+    idle_watts: float = Field(default=SERVER_CPU.idle_watts, ge=0, description="Power without work.")
+
+    @property
+    def name(self) -> str:
+        """The name that the model is served under."""
+        return self.model_name or self.model_path.resolve().name
+
+    @property
+    def prices(self) -> DevicePrices:
+        return DevicePrices(
+            self.joules_per_flop, self.joules_per_byte, self.joules_per_layer, self.idle_watts, "configuration"
+        )

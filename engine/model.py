@@ -1,0 +1,155 @@
+"""The forward pass of a Llama-family decoder in torch: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+
+Attention itself is a parameter: it depends on where keys and values are kept, which is the backend's business.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from common.architecture.shape import ModelShape
+
+Attend = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(layer, queries [tokens, heads, head_dim], keys and values [tokens, 2, kv_heads, head_dim]) → as the queries.
+
+Keys come rotated; the callee stores keys and values and attends over the whole context of each token.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """What the forward pass must know of a model beside its weights."""
+
+    architecture: str
+    shape: ModelShape
+    rope_theta: float
+    rms_norm_epsilon: float
+    max_context_tokens: int
+    end_token_ids: frozenset[int]
+    """Any of these ends the model's turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One decoder layer; projections that read the same input are one matrix. All are stored [in, out]."""
+
+    attention_norm: torch.Tensor  # [hidden]
+    qkv: torch.Tensor  # [hidden, (heads + 2 kv_heads) head_dim]
+    attention_output: torch.Tensor  # [heads head_dim, hidden]
+    feed_forward_norm: torch.Tensor  # [hidden]
+    gate_up: torch.Tensor  # [hidden, 2 intermediate]
+    down: torch.Tensor  # [intermediate, hidden]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """All tensors of a model in the type that it computes in."""
+
+    embedding: torch.Tensor  # [vocabulary, hidden]
+    layers: tuple[LayerWeights, ...]
+    norm: torch.Tensor  # [hidden]
+    head: torch.Tensor  # [hidden, vocabulary]
+
+
+def expected_tensors(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a checkpoint of this shape must hold, as Hugging Face names them."""
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    expected: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (shape.vocab_size, hidden)}
+    for layer in range(shape.layers):
+        prefix = f"model.layers.{layer}."
+        expected |= {
+            prefix + "input_layernorm.weight": (hidden,),
+            prefix + "self_attn.q_proj.weight": (shape.query_size, hidden),
+            prefix + "self_attn.k_proj.weight": (shape.kv_size, hidden),
+            prefix + "self_attn.v_proj.weight": (shape.kv_size, hidden),
+            prefix + "self_attn.o_proj.weight": (hidden, shape.query_size),
+            prefix + "post_attention_layernorm.weight": (hidden,),
+            prefix + "mlp.gate_proj.weight": (inner, hidden),
+            prefix + "mlp.up_proj.weight": (inner, hidden),
+            prefix + "mlp.down_proj.weight": (hidden, inner),
+        }
+    expected["model.norm.weight"] = (hidden,)
+    if not shape.tied_embeddings:
+        expected["lm_head.weight"] = (shape.vocab_size, hidden)
+    return expected
+
+
+def assemble(tensors: Mapping[str, torch.Tensor], shape: ModelShape) -> Weights:
+    """Weights from the tensors of `expected_tensors`, fused and transposed for the forward pass."""
+
+    def columns(names: Sequence[str]) -> torch.Tensor:
+        return torch.cat([tensors[name + ".weight"] for name in names]).t().contiguous()
+
+    layers = []
+    for layer in range(shape.layers):
+        prefix = f"model.layers.{layer}."
+        attention, feed_forward = prefix + "self_attn.", prefix + "mlp."
+        layers.append(
+            LayerWeights(
+                attention_norm=tensors[prefix + "input_layernorm.weight"],
+                qkv=columns([attention + name for name in ("q_proj", "k_proj", "v_proj")]),
+                attention_output=columns([attention + "o_proj"]),
+                feed_forward_norm=tensors[prefix + "post_attention_layernorm.weight"],
+                gate_up=columns([feed_forward + name for name in ("gate_proj", "up_proj")]),
+                down=columns([feed_forward + "down_proj"]),
+            )
+        )
+    embedding = tensors["model.embed_tokens.weight"]
+    return Weights(
+        embedding=embedding,
+        layers=tuple(layers),
+        norm=tensors["model.norm.weight"],
+        head=embedding.t() if shape.tied_embeddings else columns(["lm_head"]),
+    )
+
+
+class Llama:
+    """A decoder ready to run. Stateless between calls: keys and values are kept by whoever attends."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, context_tokens: int) -> None:
+        """`context_tokens`: positions to prepare rotations for."""
+        self.config = config
+        self.weights = weights
+        shape = config.shape
+        # Su et al., RoFormer (2021), eq. 15, in the half-split order of the Hugging Face checkpoints.
+        frequency = config.rope_theta ** (-torch.arange(0, shape.head_dim, 2).double() / shape.head_dim)
+        angle = torch.outer(torch.arange(context_tokens).double(), frequency)  # [positions, head_dim / 2]
+        self._cos = torch.cat([angle.cos(), angle.cos()], dim=-1).float()
+        # The minus of rotate-half lives in the table: the halves then only swap places.
+        self._sin = torch.cat([-angle.sin(), angle.sin()], dim=-1).float()
+
+    def forward(
+        self, token_ids: torch.Tensor, positions: torch.Tensor, last: torch.Tensor | None, attend: Attend
+    ) -> torch.Tensor:
+        """Logits [len(last), vocabulary] of the tokens at the indices `last`; of all tokens where it is None.
+
+        token_ids, positions: int64 [tokens]; the tokens of all sequences of the batch one after another.
+        """
+        shape, epsilon = self.config.shape, self.config.rms_norm_epsilon
+        cos, sin = self._cos[positions, None], self._sin[positions, None]  # [tokens, 1, head_dim]
+        rotated = shape.heads + shape.kv_heads
+        hidden = self.weights.embedding[token_ids]  # [tokens, hidden]
+        for index, layer in enumerate(self.weights.layers):
+            projected = _rms_norm(hidden, layer.attention_norm, epsilon) @ layer.qkv
+            qkv = projected.view(-1, rotated + shape.kv_heads, shape.head_dim)
+            _rotate(qkv[:, :rotated], cos, sin)
+            keys_values = qkv[:, shape.heads :].view(-1, 2, shape.kv_heads, shape.head_dim)
+            attended = attend(index, qkv[:, : shape.heads], keys_values)
+            hidden = torch.addmm(hidden, attended.reshape(-1, shape.query_size), layer.attention_output)
+            gate, up = (_rms_norm(hidden, layer.feed_forward_norm, epsilon) @ layer.gate_up).chunk(2, dim=-1)
+            hidden = torch.addmm(hidden, functional.silu(gate).mul_(up), layer.down)
+        if last is not None:
+            hidden = hidden[last]
+        return _rms_norm(hidden, self.weights.norm, epsilon) @ self.weights.head
+
+
+def _rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    return functional.rms_norm(x, weight.shape, weight, epsilon)
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
+    """Rotates x [tokens, heads, head_dim] in place."""
+    swapped = x.roll(x.shape[-1] // 2, dims=-1)
+    x.mul_(cos).addcmul_(swapped, sin)

@@ -1,0 +1,170 @@
+"""The life of one request in the engine: what it asks, the text that its tokens become, and why it ends."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from common.energy.reading import Energy, EnergySource
+from engine.sampling import SamplingParams
+from engine.tokenizer import Detokenizer
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended; the names of pith.common.v1.FinishReason without its prefix."""
+
+    STOP = "STOP"
+    STOP_STRING = "STOP_STRING"
+    LENGTH = "LENGTH"
+    ABORTED = "ABORTED"
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """A request that has passed validation."""
+
+    key: int
+    """Unique in this process; names the request between the event loop and the decode loop."""
+    prompt_token_ids: Sequence[int]
+    sampling: SamplingParams
+    max_output_tokens: int
+    """At least 1; prompt and answer together fit the context."""
+    stop: tuple[str, ...]
+    arrived_seconds: float
+    """On the clock of the decode loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How an answer ended and what it took."""
+
+    reason: FinishReason
+    stop: str
+    """The stop string that was reached, else empty."""
+    prompt_tokens: int
+    output_tokens: int
+    """With the end token, which costs a step like any other."""
+    queue_seconds: float
+    first_token_seconds: float
+    """From arrival; 0 where there was no token."""
+    decode_seconds: float
+    """From the first token to the last."""
+    busy_seconds: float
+    energy: Energy | None
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one step added to one answer."""
+
+    key: int
+    text: str
+    token_ids: tuple[int, ...]
+    finished: Finished | None
+    failed: bool = False
+    """A fault of the decode loop ended the answer; the log has it."""
+
+
+class StopStrings:
+    """Finds the first stop string to become complete, however the text is cut into pieces.
+
+    Text that could be the beginning of a stop string is held back until that is decided.
+    """
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = stop
+        self._held = ""
+        self._longest = max(map(len, stop), default=0)
+
+    def push(self, text: str) -> tuple[str, str | None]:
+        """Text that is now sure to be part of the answer, and the stop string that ends it, if one does."""
+        if not self._stop or not text:
+            return text, None
+        text = self._held + text
+        ends = [(start + len(stop), -len(stop), stop) for stop in self._stop if (start := text.find(stop)) >= 0]
+        if ends:
+            end, _, stop = min(ends)
+            self._held = ""
+            return text[: end - len(stop)], stop
+        held = self._undecided(text)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held], None
+
+    def flush(self) -> str:
+        """What was held back, at the end of an answer that no stop string ends."""
+        held, self._held = self._held, ""
+        return held
+
+    def _undecided(self, text: str) -> int:
+        """Length of the longest end of `text` with which a stop string begins."""
+        for length in range(min(self._longest - 1, len(text)), 0, -1):
+            if any(stop.startswith(text[-length:]) for stop in self._stop):
+                return length
+        return 0
+
+
+class Answer:
+    """One request in the decode loop: its blocks, its progress, its bill."""
+
+    def __init__(self, request: GenerationRequest, detokenizer: Detokenizer) -> None:
+        self.request = request
+        self.block_table: list[int] = []
+        self.output_tokens = 0
+        self.last_token_id = -1
+        self.admitted_seconds: float | None = None
+        self.busy_seconds = 0.0
+        self.joules: float | None = 0.0
+        self._detokenizer = detokenizer
+        self._stop_strings = StopStrings(request.stop)
+        self._first_token_seconds = 0.0
+        self._last_token_seconds = 0.0
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens in the cache once the prompt has been prefilled: all but the last."""
+        return len(self.request.prompt_token_ids) + self.output_tokens - 1
+
+    def take(
+        self, token_id: int, end_token_ids: frozenset[int], now_seconds: float
+    ) -> tuple[str, FinishReason | None, str]:
+        """Takes the next token: the text it releases, why the answer ends with it (if it does), the stop string."""
+        self.output_tokens += 1
+        self.last_token_id = token_id
+        self._last_token_seconds = now_seconds
+        if self.output_tokens == 1:
+            self._first_token_seconds = now_seconds
+        reason = None
+        if token_id in end_token_ids:
+            reason = FinishReason.STOP
+        elif self.output_tokens == self.request.max_output_tokens:
+            reason = FinishReason.LENGTH
+        text, stop = self._stop_strings.push(self._detokenizer.push(token_id))
+        if stop is None and reason is not None:
+            text, stop = self._last_text(text)
+        if stop is not None:
+            return text, FinishReason.STOP_STRING, stop
+        return text, reason, ""
+
+    def _last_text(self, text: str) -> tuple[str, str | None]:
+        rest, stop = self._stop_strings.push(self._detokenizer.flush())
+        return text + rest + self._stop_strings.flush(), stop
+
+    def charge(self, busy_seconds: float, joules: float | None) -> None:
+        """Adds a step's share. Energy that is unknown once stays unknown."""
+        self.busy_seconds += busy_seconds
+        self.joules = None if self.joules is None or joules is None else self.joules + joules
+
+    def finished(self, reason: FinishReason, stop: str, source: EnergySource, now_seconds: float) -> Finished:
+        """The account of the answer, which ends now."""
+        request = self.request
+        return Finished(
+            reason=reason,
+            stop=stop,
+            prompt_tokens=len(request.prompt_token_ids),
+            output_tokens=self.output_tokens,
+            queue_seconds=(now_seconds if self.admitted_seconds is None else self.admitted_seconds)
+            - request.arrived_seconds,
+            first_token_seconds=self._first_token_seconds - request.arrived_seconds if self.output_tokens else 0.0,
+            decode_seconds=self._last_token_seconds - self._first_token_seconds,
+            busy_seconds=self.busy_seconds,
+            energy=None if self.joules is None else Energy(self.joules, source),
+        )

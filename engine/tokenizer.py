@@ -1,0 +1,176 @@
+"""Text to token ids and back: the model's tokenizer, its chat template, and detokenising as tokens arrive."""
+
+import codecs
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jinja2
+import tokenizers
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from engine.weights import ModelError, read_json
+
+SPACE_MARK = "▁"
+"""SentencePiece's visible space."""
+
+
+class TemplateRejectedError(ValueError):
+    """The chat template refuses these messages; the text says why."""
+
+
+class Tokenizer:
+    """A model's `tokenizer.json`, with the chat template of `chat_template.jinja` or `tokenizer_config.json`.
+
+    Thread-safe. Raises ModelError where a file is missing, broken, or of a kind that is not supported.
+    """
+
+    def __init__(self, directory: Path, vocabulary_size: int) -> None:
+        """`vocabulary_size`: the model's; the tokenizer's own may be smaller (padded embeddings), never larger."""
+        file = directory / "tokenizer.json"
+        serialised = read_json(file)
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as fault:  # the library raises bare Exception
+            raise ModelError(file, f"not a tokenizer ({fault})") from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        highest = max(self._tokenizer.get_vocab().values(), default=-1)
+        if highest >= vocabulary_size:
+            raise ModelError(file, f"token id {highest} is beyond the model's vocabulary of {vocabulary_size}")
+        self.vocabulary_size = vocabulary_size
+        self._token_bytes, self._strips_first_space = _token_bytes(file, self._tokenizer, serialised, vocabulary_size)
+        self._longest_token_bytes = max(map(len, self._token_bytes))
+        self._template, self._special_tokens = _chat_template(directory)
+
+    @property
+    def accepts_messages(self) -> bool:
+        return self._template is not None
+
+    def max_characters(self, tokens: int) -> int:
+        """No text longer than this fits into `tokens` tokens, so that nothing longer need be tokenised to know."""
+        return tokens * self._longest_token_bytes
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text, with the special tokens that the model wants around it."""
+        return self._tokenizer.encode(text).ids
+
+    def encode_messages(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of the conversation {role, content}… up to where the assistant's turn begins.
+
+        Raises TemplateRejectedError where the template refuses the messages.
+        """
+        if self._template is None:
+            raise TemplateRejectedError("the model has no chat template")
+        try:
+            text = self._template.render(messages=messages, add_generation_prompt=True, **self._special_tokens)
+        except Exception as fault:  # a template is a program: it can raise whatever its expressions raise
+            raise TemplateRejectedError(str(fault)) from None
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def detokenizer(self) -> "Detokenizer":
+        return Detokenizer(self._token_bytes, self._strips_first_space)
+
+
+class Detokenizer:
+    """Text of one answer as its tokens arrive. Whole characters only; special tokens have no text."""
+
+    def __init__(self, token_bytes: Sequence[bytes], strips_first_space: bool) -> None:
+        self._token_bytes = token_bytes
+        self._strip = strips_first_space
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token_id: int) -> str:
+        """The text that this token completes; empty while a character is incomplete."""
+        return self._stripped(self._utf8.decode(self._token_bytes[token_id]))
+
+    def flush(self) -> str:
+        """What an incomplete last character leaves: U+FFFD, or nothing."""
+        return self._stripped(self._utf8.decode(b"", final=True))
+
+    def _stripped(self, text: str) -> str:
+        if self._strip and text:
+            self._strip = False
+            return text.removeprefix(" ")
+        return text
+
+
+def _token_bytes(
+    file: Path, tokenizer: tokenizers.Tokenizer, serialised: Mapping[str, Any], vocabulary_size: int
+) -> tuple[list[bytes], bool]:
+    """The bytes of every token id, and whether an answer loses its first space."""
+    decoder = serialised.get("decoder") or {}
+    parts = decoder.get("decoders", [decoder])
+    kinds = [part.get("type") for part in parts]
+    if "ByteLevel" in kinds:
+        to_bytes = _byte_level
+    elif "ByteFallback" in kinds:
+        to_bytes = _byte_fallback
+    else:
+        raise ModelError(file, f"decoder must be ByteLevel or ByteFallback, got {kinds}")
+    token_bytes = [b""] * vocabulary_size
+    for token, token_id in tokenizer.get_vocab().items():
+        token_bytes[token_id] = to_bytes(token)
+    for token_id, added in tokenizer.get_added_tokens_decoder().items():
+        token_bytes[token_id] = b"" if added.special else added.content.encode()
+    return token_bytes, "Strip" in kinds
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's map from the printable characters that stand for bytes to the bytes."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_alphabet()
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+def _byte_level(token: str) -> bytes:
+    try:
+        return bytes(_BYTE_OF[character] for character in token)
+    except KeyError:
+        return token.encode()
+
+
+def _byte_fallback(token: str) -> bytes:
+    byte = _BYTE_TOKEN.fullmatch(token)
+    return bytes([int(byte[1], 16)]) if byte else token.replace(SPACE_MARK, " ").encode()
+
+
+def _chat_template(directory: Path) -> tuple[jinja2.Template | None, dict[str, str]]:
+    """The compiled template, if the model has one, and the special tokens that it may name."""
+    file = directory / "tokenizer_config.json"
+    values = read_json(file) if file.exists() else {}
+    special = {
+        name: token["content"] if isinstance(token, dict) else token
+        for name in ("bos_token", "eos_token", "pad_token", "unk_token")
+        if (token := values.get(name))
+    }
+    source = values.get("chat_template")
+    own_file = directory / "chat_template.jinja"
+    if own_file.exists():
+        file, source = own_file, own_file.read_text(encoding="utf-8")
+    if isinstance(source, list):  # named templates
+        source = next((one["template"] for one in source if one.get("name") == "default"), None)
+    if source is None:
+        return None, special
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _refuse
+    try:
+        return environment.from_string(source), special
+    except jinja2.TemplateError as fault:
+        raise ModelError(file, f"chat template does not compile ({fault})") from None
+
+
+def _to_json(value: object, indent: int | None = None) -> str:
+    # Jinja's own filter escapes for HTML, which a prompt is not.
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise jinja2.TemplateError(reason)

@@ -1,0 +1,74 @@
+"""Runs the evaluator: `python -m evaluator`, told what to do by PITH_EVALUATOR_* (see evaluator/config.py)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from common.auth import Authenticator
+from common.clock import SystemClock, clock_from_spec
+from common.config import load
+from common.grpc_client import connect
+from common.grpc_server import GrpcServer, run_until_signalled
+from common.logging import configure
+from common.metrics import Metrics
+from evaluator.client import RouterClient
+from evaluator.config import EvaluatorConfig
+from evaluator.judges.reference import ReferenceJudge
+from evaluator.loop import EvaluationLoop
+from evaluator.service import DESCRIPTOR, ROLES, WATCHES, EvaluationService
+
+
+async def serve(config: EvaluatorConfig) -> None:
+    """Serves until a signal; health is SERVING once estimates have been rebuilt from the router's scores.
+
+    Raises:
+        OSError: an address cannot be listened on.
+    """
+    metrics = Metrics("evaluator")
+    channel = connect(
+        config.router,
+        token=config.token.get_secret_value() if config.token is not None else None,
+        # The client itself tries again, as RetryInfo says.
+        max_attempts=1,
+        max_message_bytes=config.max_message_bytes,
+    )
+    async with channel:
+        router = RouterClient(
+            channel,
+            evaluator=config.name,
+            back_off=SystemClock(),
+            attempts=config.attempts,
+            call_deadline_seconds=config.call_deadline_seconds,
+            generation_deadline_seconds=config.generation_deadline_seconds,
+            lease_seconds=config.lease_seconds,
+        )
+        loop = EvaluationLoop(config, router, ReferenceJudge(), clock_from_spec(config.clock), SystemClock(), metrics)
+        server = GrpcServer(config, Authenticator.from_file(config.tokens_file), metrics)
+        server.add(EvaluationService(loop), DESCRIPTOR, roles=ROLES, watches=WATCHES)
+        await server.start()
+        if config.metrics_port is not None:
+            metrics.serve(config.metrics_port, config.listen_host)
+        polling = asyncio.create_task(loop.run())
+        announcing = asyncio.create_task(_announce(server, loop))
+        try:
+            await run_until_signalled(server)
+        finally:
+            announcing.cancel()
+            await loop.stop(config.drain_seconds)
+            polling.cancel()
+            metrics.close()
+
+
+async def _announce(server: GrpcServer, loop: EvaluationLoop) -> None:
+    await loop.knowledge.rebuilt.wait()
+    await server.set_serving(True)
+
+
+def main() -> None:
+    config = load(EvaluatorConfig)
+    configure("evaluator", config.log_level, config.log_format)
+    asyncio.run(serve(config))
+
+
+if __name__ == "__main__":
+    main()

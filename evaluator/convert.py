@@ -1,0 +1,127 @@
+"""Between protobuf messages and what the evaluator works on."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from pith.router.v1 import feedback_pb2, generation_pb2, policies_pb2
+
+from common.quality.estimates import Cell, Floor, FloorKind, PairedScore, QualityBound
+from evaluator.samples import Answer, EvaluationPlan, Sample, Target
+
+
+def to_time(timestamp: Timestamp) -> datetime:
+    return timestamp.ToDatetime(tzinfo=UTC)
+
+
+_FLOOR_KINDS = {
+    policies_pb2.FLOOR_KIND_RELATIVE: FloorKind.RELATIVE,
+    policies_pb2.FLOOR_KIND_ABSOLUTE: FloorKind.ABSOLUTE,
+}
+
+
+def from_time(moment: datetime) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromDatetime(moment)
+    return timestamp
+
+
+def to_cell(message: feedback_pb2.Cell) -> Cell:
+    return Cell(message.model, message.task, message.directive)
+
+
+def from_cell(cell: Cell) -> feedback_pb2.Cell:
+    return feedback_pb2.Cell(model=cell.model, task=cell.task, directive=cell.directive)
+
+
+def to_plan(message: feedback_pb2.EvaluationPlan) -> EvaluationPlan:
+    """Raises ValueError for a floor outside (0, 1]."""
+    return EvaluationPlan(
+        targets=tuple(_to_target(target) for target in message.targets),
+        intensities=tuple((to_time(point.at), point.g_per_kwh) for point in message.intensities),
+        now=to_time(message.now),
+        last_reported_at=(to_time(message.last_reported_at) if message.HasField("last_reported_at") else None),
+    )
+
+
+def _to_target(message: feedback_pb2.EvaluationPlan.Target) -> Target:
+    return Target(
+        cell=to_cell(message.cell),
+        # A kind of a later version is nothing that this one could hold a bound against.
+        floors=tuple(Floor(f.quality, _FLOOR_KINDS[f.kind]) for f in message.floors if f.kind in _FLOOR_KINDS),
+        grader=message.grader,
+        revision=message.directive_revision,
+        waiting=message.samples_waiting,
+        relative_carbon=message.relative_carbon if message.HasField("relative_carbon") else None,
+    )
+
+
+def to_sample(message: feedback_pb2.Sample) -> Sample:
+    request = generation_pb2.GenerateRequest(
+        task=message.task,
+        model=message.model,
+        messages=message.messages,
+        sampling=message.sampling,
+        limits=message.limits,
+        evaluation=generation_pb2.EvaluationPurpose(sample_id=message.sample_id),
+    )
+    return Sample(
+        sample_id=message.sample_id,
+        model=message.model,
+        task=message.task,
+        reference=message.reference,
+        grader=message.grader,
+        served_at=to_time(message.served_at),
+        answers=tuple(
+            Answer(answer.directive, answer.directive_revision, answer.text, answer.output_tokens)
+            for answer in message.answers
+        ),
+        request=request.SerializeToString(),
+    )
+
+
+def from_answer(answer: Answer) -> feedback_pb2.Answer:
+    return feedback_pb2.Answer(
+        directive=answer.directive,
+        directive_revision=answer.revision,
+        text=answer.text,
+        output_tokens=answer.output_tokens,
+    )
+
+
+def to_score(message: feedback_pb2.ListScoresResponse.ScoredSample) -> PairedScore:
+    """Raises ValueError for a quality outside [0, 1]."""
+    return PairedScore(
+        cell=to_cell(message.cell),
+        sample_id=message.sample_id,
+        quality=message.score.quality,
+        baseline_quality=message.score.baseline_quality,
+        judge=message.score.judge,
+        revision=str(message.score.directive_revision),
+        scored_at=to_time(message.scored_at),
+    )
+
+
+def from_score(score: PairedScore) -> feedback_pb2.Score:
+    return feedback_pb2.Score(
+        directive=score.cell.directive,
+        directive_revision=int(score.revision),
+        quality=score.quality,
+        baseline_quality=score.baseline_quality,
+        judge=score.judge,
+    )
+
+
+def from_bound(bound: QualityBound) -> feedback_pb2.QualityBound:
+    return feedback_pb2.QualityBound(
+        cell=from_cell(bound.cell),
+        lower=bound.lower,
+        upper=bound.upper,
+        share=bound.share,
+        absolute_lower=bound.absolute_lower,
+        samples=bound.samples,
+        judge=bound.judge,
+        directive_revision=int(bound.revision),
+        updated_at=from_time(bound.updated_at),
+    )

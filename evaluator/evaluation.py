@@ -1,0 +1,182 @@
+"""One evaluation: batches of samples are drawn, examined and reported until nothing is left to decide."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+
+import structlog
+
+from common.quality.estimates import PairedScore
+from evaluator.client import Outcome, RouterClient
+from evaluator.examination import Examined, Examiner
+from evaluator.judges.base import Judge, Judgement, Unscored
+from evaluator.knowledge import Knowledge
+from evaluator.progress import Progress, ProgressLog, batch_line, verdict_line, withdrawal_line
+from evaluator.samples import L0, EvaluationPlan, Sample, Target
+from evaluator.sampling import Batch, Economy, Tally, batches, next_batch
+from evaluator.spending import Spending
+
+
+def judgeable(plan: EvaluationPlan, judge: Judge, task: str = "") -> tuple[Target, ...]:
+    """Targets that there is a floor and a judge for; of one task, or of all where it is empty."""
+    return tuple(
+        target
+        for target in plan.targets
+        if target.floors
+        and target.cell.directive != L0
+        and judge.judges(target.grader)
+        and task in ("", target.cell.task)
+    )
+
+
+class Evaluation:
+    """One run over all targets, or those of one task.
+
+    A batch is reported in one call, scores, answers and bounds together: a crash loses at most the batch in hand, and
+    its samples come back when their lease ends. All times are the router's, so that clocks need not agree.
+
+    Args:
+        spending: sums beyond this run, kept as well as its own.
+    """
+
+    def __init__(
+        self,
+        router: RouterClient,
+        judge: Judge,
+        knowledge: Knowledge,
+        economy: Economy,
+        concurrency: int,
+        spending: Spending,
+        task: str = "",
+    ) -> None:
+        self._router = router
+        self._judge = judge
+        self._knowledge = knowledge
+        self._economy = economy
+        self._task = task
+        self._tally = Tally()
+        self._log = structlog.get_logger("evaluation")
+        self.spending = Spending()
+        self._examiner = Examiner(router, judge, concurrency, (self.spending, spending))
+        self.progress = ProgressLog()
+        self.unscored = 0
+
+    @property
+    def scored(self) -> int:
+        return self._tally.scored.total()
+
+    async def run(self, stopping: asyncio.Event) -> bool:
+        """Runs to the end, or to the end of the batch in hand once `stopping` is set; whether it came to its end.
+
+        Raises:
+            PithError: the router refused or could not be reached; nothing is half reported, but the estimates may be
+                ahead of the router's scores (`Knowledge.distrust`).
+        """
+        plan = await self._knowledge.refresh()
+        since = plan.last_reported_at
+        for grader in sorted({t.grader for t in plan.targets if not self._judge.judges(t.grader)}):
+            self._publish(f"left out: no judge for grader {grader!r}")
+        while not stopping.is_set():
+            batch = next_batch(self._targets(), self._knowledge.estimates, self._economy, self._tally)
+            if batch is None:
+                self._publish(f"done: {self.scored} samples scored, {self.unscored} not", done=True)
+                return True
+            await self._take(batch, since)
+        return False
+
+    def _targets(self) -> tuple[Target, ...]:
+        plan = self._knowledge.plan
+        return judgeable(plan, self._judge, self._task) if plan is not None else ()
+
+    async def _take(self, batch: Batch, since: datetime | None) -> None:
+        target = batch.target
+        # What was served before a drop tells nothing about what came of it, nor, where one is to be noticed, what was
+        # served before the last evaluation.
+        ends = [self._knowledge.changed_at.get(target.cell), since if batch.is_maintenance else None]
+        served_after = max((end for end in ends if end is not None), default=None)
+        drawn = await self._router.draw(target.cell, batch.samples, served_after)
+        if not drawn:
+            self._tally.dry.add(target.cell)
+            return
+        refusals = [self._judge.refusal(sample) for sample in drawn]
+        # Those cost nothing, and no budget: until their lease ends they are out of the way.
+        self._count_unscored(target, [refusal for refusal in refusals if refusal is not None])
+        if samples := [sample for sample, refusal in zip(drawn, refusals, strict=True) if refusal is None]:
+            self._tally.drawn[target.cell] += len(samples)
+            await self._judge_all(target, samples)
+
+    async def _judge_all(self, target: Target, samples: Sequence[Sample]) -> None:
+        examined = await self._examiner.examine_all(target, samples)
+        plan = await self._knowledge.refresh()
+        present = plan.target(target.cell)
+        if present is None or present.revision != target.revision:
+            self._publish(f"{target.label} was edited meanwhile: {len(samples)} samples left unscored")
+            return
+        await self._report(target, examined, plan.now)
+
+    async def _report(self, target: Target, examined: Sequence[Examined], scored_at: datetime) -> None:
+        estimates = self._knowledge.estimates
+        outcomes = [
+            Outcome(_score(target, one, one.result, scored_at), one.generated)
+            for one in examined
+            if isinstance(one.result, Judgement)
+        ]
+        scores = [outcome.score for outcome in outcomes]
+        before = target.verdicts(estimates)
+        starts = await self._knowledge.observe(scores)
+        bound = estimates.bound(target.cell)
+        if outcomes:
+            await self._router.report(
+                outcomes,
+                # A bound of the few scores since a drop would only blur the withdrawal.
+                [bound] if bound is not None and not starts else [],
+                [target.cell] if starts else [],
+            )
+        await self._knowledge.refresh()
+        for score in scores:
+            self._tally.take(score)
+        if not scores:
+            # A whole batch failed, for a reason that the next one is likely to share.
+            self._tally.dry.add(target.cell)
+        self._count_unscored(target, [one.result for one in examined if isinstance(one.result, Unscored)])
+        self._publish(batch_line(target, len(scores), bound))
+        for start in starts:
+            self._publish(withdrawal_line(target, start))
+        for floor, verdict in target.verdicts(estimates).items():
+            if verdict != before[floor] and not starts:
+                self._publish(verdict_line(target, floor, verdict, bound))
+
+    def _count_unscored(self, target: Target, unscored: Sequence[Unscored]) -> None:
+        self.unscored += len(unscored)
+        for reason, count in Counter(one.reason for one in unscored).items():
+            self._publish(f"{target.label}: {count} samples unscored: {reason}")
+
+    def _publish(self, event: str, done: bool = False) -> None:
+        taken = self._tally.drawn.total()
+        in_sight = batches(self._targets(), self._knowledge.estimates, self._economy, self._tally)
+        self.progress.add(
+            Progress(
+                samples_done=taken,
+                samples_planned=taken + sum(batch.in_sight for batch in in_sight),
+                event=event,
+                energy_joules=self.spending.energy_joules,
+                carbon_grams=self.spending.carbon_grams,
+                done=done,
+            )
+        )
+        self._log.info(event)
+
+
+def _score(target: Target, examined: Examined, judgement: Judgement, scored_at: datetime) -> PairedScore:
+    return PairedScore(
+        cell=target.cell,
+        sample_id=examined.sample.sample_id,
+        quality=judgement.quality,
+        baseline_quality=judgement.baseline_quality,
+        judge=judgement.judge,
+        revision=str(target.revision),
+        scored_at=scored_at,
+    )

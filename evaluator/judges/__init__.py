@@ -1,0 +1,1 @@
+"""Judges: how an answer comes by its quality."""

@@ -1,0 +1,108 @@
+"""What the evaluator works on: targets of the plan, samples and their answers. Free of protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from common.quality.estimates import Cell, Estimates, Floor, Verdict
+
+L0 = "L0"
+"""The baseline: no directive."""
+L0_REVISION = 1
+"""L0 is never edited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A (model, task, directive) that some policy allows."""
+
+    cell: Cell
+    floors: tuple[Floor, ...]
+    """Of the policies that allow it, each once: it may be open for one policy and closed for another."""
+    grader: str
+    revision: int
+    """Of the directive; a score of another one does not count."""
+    waiting: int
+    """Samples with a reference that lack a score of this directive."""
+    relative_carbon: float | None
+    """Predicted carbon as a share of L0's; None where unknown."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.cell.task}/{self.cell.directive}"
+
+    def verdicts(self, estimates: Estimates) -> dict[Floor, Verdict]:
+        """What is known at each floor."""
+        bound = estimates.bound(self.cell)
+        if bound is None or bound.revision != str(self.revision):
+            return dict.fromkeys(self.floors, "undecided")
+        return {floor: estimates.settled(self.cell, floor.quality, floor.kind) for floor in self.floors}
+
+    def verdict(self, estimates: Estimates) -> Verdict:
+        """Undecided while it is so at any floor, else open where it is open at one."""
+        verdicts = set(self.verdicts(estimates).values())
+        if not verdicts or "undecided" in verdicts:
+            return "undecided"
+        return "open" if "open" in verdicts else "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationPlan:
+    """What there is to judge, and how clean the grid is."""
+
+    targets: tuple[Target, ...]
+    intensities: tuple[tuple[datetime, float], ...]
+    """(time, gCO2eq/kWh), hourly, oldest first."""
+    now: datetime
+    last_reported_at: datetime | None
+
+    def target(self, cell: Cell) -> Target | None:
+        return next((target for target in self.targets if target.cell == cell), None)
+
+    def floors(self, cell: Cell) -> Sequence[Floor]:
+        target = self.target(cell)
+        return target.floors if target is not None else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer to a sample's prompt at one level."""
+
+    directive: str
+    revision: int
+    text: str
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A served request, leased to be judged."""
+
+    sample_id: str
+    model: str
+    task: str
+    reference: str
+    grader: str
+    served_at: datetime
+    answers: tuple[Answer, ...]
+    """At hand: the served one, and those generated before."""
+    request: bytes
+    """pith.router.v1.GenerateRequest with messages, sampling and limits as they were served."""
+
+    def answer(self, directive: str, revision: int) -> Answer | None:
+        """The answer at hand of a directive's revision; of L0 any."""
+        for answer in self.answers:
+            if answer.directive == directive and (directive == L0 or answer.revision == revision):
+                return answer
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """An answer that was generated to be judged, and what it cost; None where unknown."""
+
+    answer: Answer
+    energy_joules: float | None
+    carbon_grams: float | None

@@ -1,0 +1,113 @@
+"""pith.evaluator.v1.Evaluation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping
+
+from pith.evaluator.v1 import evaluation_pb2
+from pith.router.v1 import feedback_pb2
+
+from common.auth import Role
+from common.errors import FieldViolation, Violations, invalid_argument
+from common.grpc_server import Context
+from common.quality.estimates import Cell, Verdict
+from common.quality.graders import GRADERS, grade
+from evaluator.convert import from_bound, from_cell, from_time
+from evaluator.judges.reference import judge_name
+from evaluator.loop import EvaluationLoop
+from evaluator.progress import Progress
+
+DESCRIPTOR = evaluation_pb2.DESCRIPTOR.services_by_name["Evaluation"]
+ROLES: Mapping[str, Collection[Role]] = {
+    "Score": {Role.CLIENT},
+    "RunEvaluation": (),
+    "ListEstimates": (),
+    "GetStatus": (),
+    "SubmitRating": {Role.CLIENT},
+    "ListPendingReviews": (),
+}
+WATCHES = ("RunEvaluation",)
+
+MAX_ANSWER_CHARACTERS = 262_144
+MAX_REFERENCE_CHARACTERS = 8_192
+
+_VERDICTS: Mapping[Verdict, evaluation_pb2.Verdict.ValueType] = {
+    "undecided": evaluation_pb2.VERDICT_UNDECIDED,
+    "open": evaluation_pb2.VERDICT_OPEN,
+    "closed": evaluation_pb2.VERDICT_CLOSED,
+}
+
+
+class EvaluationService:
+    """Answers for the loop. SubmitRating and ListPendingReviews are not here: the server answers UNIMPLEMENTED."""
+
+    def __init__(self, loop: EvaluationLoop) -> None:
+        self._loop = loop
+
+    async def Score(self, request: evaluation_pb2.ScoreRequest, context: Context) -> evaluation_pb2.ScoreResponse:
+        violations = Violations()
+        violations.require(request.grader in GRADERS, "grader", f"must be one of {', '.join(sorted(GRADERS))}")
+        for field, text, limit in (
+            ("answer", request.answer, MAX_ANSWER_CHARACTERS),
+            ("reference", request.reference, MAX_REFERENCE_CHARACTERS),
+        ):
+            violations.require(len(text) <= limit, field, f"has {len(text)} characters; at most {limit} are allowed")
+        violations.raise_if_any()
+        try:
+            quality = await asyncio.to_thread(grade, request.grader, request.answer, request.reference)
+        except ValueError as error:
+            raise invalid_argument([FieldViolation("reference", str(error))]) from error
+        return evaluation_pb2.ScoreResponse(quality=quality, judge=judge_name(request.grader))
+
+    async def RunEvaluation(
+        self, request: evaluation_pb2.RunEvaluationRequest, context: Context
+    ) -> AsyncIterator[evaluation_pb2.EvaluationProgress]:
+        async for progress in self._loop.start(request.task).progress.watch():
+            yield _from_progress(progress)
+
+    async def ListEstimates(
+        self, request: evaluation_pb2.ListEstimatesRequest, context: Context
+    ) -> evaluation_pb2.ListEstimatesResponse:
+        cells = self._loop.knowledge.estimates.cells()
+        return evaluation_pb2.ListEstimatesResponse(estimates=[self._estimate(cell) for cell in cells])
+
+    async def GetStatus(self, request: evaluation_pb2.GetStatusRequest, context: Context) -> evaluation_pb2.Status:
+        loop = self._loop
+        return evaluation_pb2.Status(
+            evaluations=loop.evaluations,
+            last_run_at=from_time(loop.last_run_at) if loop.last_run_at is not None else None,
+            running=loop.running,
+            reason=loop.reason,
+            samples_scored=loop.knowledge.scores,
+            energy_joules=loop.spending.energy_joules,
+            carbon_grams=loop.spending.carbon_grams,
+            last_fault=loop.last_fault,
+        )
+
+    def _estimate(self, cell: Cell) -> evaluation_pb2.Estimate:
+        knowledge = self._loop.knowledge
+        bound = knowledge.estimates.bound(cell)
+        target = knowledge.plan.target(cell) if knowledge.plan is not None else None
+        return evaluation_pb2.Estimate(
+            # After a drop, all that is left is the cell.
+            bound=from_bound(bound) if bound is not None else feedback_pb2.QualityBound(cell=from_cell(cell)),
+            # No policy asks for it any more: there is no floor to hold it against.
+            verdict=(
+                _VERDICTS[target.verdict(knowledge.estimates)]
+                if target is not None
+                else evaluation_pb2.VERDICT_UNSPECIFIED
+            ),
+            drift_alarms=knowledge.estimates.drift_alarms(cell),
+        )
+
+
+def _from_progress(progress: Progress) -> evaluation_pb2.EvaluationProgress:
+    return evaluation_pb2.EvaluationProgress(
+        samples_done=progress.samples_done,
+        samples_planned=progress.samples_planned,
+        event=progress.event,
+        done=progress.done,
+        energy_joules=progress.energy_joules,
+        carbon_grams=progress.carbon_grams,
+    )

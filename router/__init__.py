@@ -1,0 +1,1 @@
+"""The router: decides on directives, forwards to engines, keeps policies, ledger, samples and bounds."""

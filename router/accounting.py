@@ -1,0 +1,210 @@
+"""What a request cost, once it is answered: energy, carbon, its ledger entry, and its sample where one is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pith.common.v1 import text_pb2
+from pith.engine.v1 import inference_pb2
+from pith.router.v1 import generation_pb2
+
+from common.carbon.accounting import CarbonSettings, Footprint, footprint
+from common.carbon.intensity import IntensityProvider
+from common.clock import Clock
+from common.energy.reading import Energy
+from common.metrics import Metrics
+from common.quality.estimates import Cell
+from router.convert import from_energy, from_footprint, to_energy, to_json
+from router.directives.assign import uniform
+from router.directives.compile import Turn
+from router.directives.decide import Decision, Reason
+from router.directives.policy import Mode
+from router.ledger import Ledger, LedgerEntry
+from router.optimizer.costs import CostBook
+from router.samples import Answer, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A request that an engine has answered."""
+
+    request: generation_pb2.GenerateRequest
+    tenant: str
+    request_id: str
+    turns: tuple[Turn, ...]
+    """As they came: no directive is in them."""
+    decision: Decision
+    model: str
+    """Name and digest of the model that answered, as cells have it."""
+    engine: str
+    seed: int
+    finished: inference_pb2.Finished
+    started_at: datetime
+    seconds: float
+
+
+class Accountant:
+    """Settles answered requests. Does no I/O, so that it may run before the caller hears of the end.
+
+    Args:
+        costs: Learns what requests cost, for the planner.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        costs: CostBook,
+        intensities: IntensityProvider,
+        carbon: CarbonSettings,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self._ledger = ledger
+        self._costs = costs
+        self._intensities = intensities
+        self._carbon = carbon
+        self._clock = clock
+        purpose = ("purpose",)
+        self._decisions = metrics.counter(
+            "decisions", "Requests answered, by directive and reason.", unit="requests", labels=("directive", "reason")
+        )
+        self._tokens = metrics.counter(
+            "served", "Tokens of answered requests.", unit="tokens", labels=("kind", *purpose)
+        )
+        self._joules = metrics.counter(
+            "energy", "Energy of answered requests, where known.", unit="joules", labels=purpose
+        )
+        self._grams = metrics.counter(
+            "carbon", "gCO2eq of answered requests, where known.", unit="grams", labels=("part", *purpose)
+        )
+
+    def settle(self, answered: Answered, text: Callable[[], str]) -> generation_pb2.Finished:
+        """Records an answered request, once; returns what its caller is told.
+
+        Args:
+            text: The answer; only called where a sample of it is kept.
+        """
+        now = self._clock.now()
+        finished = answered.finished
+        energy = _energy(finished)
+        busy_seconds = finished.busy_seconds if _is_amount(finished.busy_seconds) else 0.0
+        carbon = footprint(energy, busy_seconds, self._intensities.current(now), self._carbon)
+        self._ledger.record(_entry(answered, energy, busy_seconds, carbon), _sample(answered, now, text))
+        # Evaluation is left out: at a quiet hour an engine shares each step among fewer requests, so that the same
+        # request costs more than in traffic, and a directive would look dearer than it is.
+        if energy is not None and answered.decision.reason is not Reason.EVALUATION:
+            cell = Cell(answered.model, answered.request.task, answered.decision.directive.name)
+            self._costs.observe(cell, energy.joules, busy_seconds, finished.usage.output_tokens)
+        self._count(answered, energy, carbon)
+        return generation_pb2.Finished(
+            reason=finished.reason,
+            usage=finished.usage,
+            timings=finished.timings,
+            energy=None if energy is None else from_energy(energy),
+            carbon=None if carbon is None else from_footprint(carbon, now),
+        )
+
+    def _count(self, answered: Answered, energy: Energy | None, carbon: Footprint | None) -> None:
+        purpose = "evaluation" if answered.decision.reason is Reason.EVALUATION else "serving"
+        usage = answered.finished.usage
+        self._decisions.labels(answered.decision.directive.name, answered.decision.reason.value).inc()
+        self._tokens.labels("prompt", purpose).inc(usage.prompt_tokens)
+        self._tokens.labels("output", purpose).inc(usage.output_tokens)
+        if energy is not None:
+            self._joules.labels(purpose).inc(energy.joules)
+        if carbon is not None:
+            self._grams.labels("operational", purpose).inc(carbon.operational_grams)
+            self._grams.labels("embodied", purpose).inc(carbon.embodied_grams)
+
+
+def _energy(finished: inference_pb2.Finished) -> Energy | None:
+    # An engine that reports nonsense has told nothing.
+    if finished.HasField("energy") and _is_amount(finished.energy.joules):
+        return to_energy(finished.energy)
+    return None
+
+
+def _is_amount(value: float) -> bool:
+    return math.isfinite(value) and value >= 0
+
+
+def _entry(answered: Answered, energy: Energy | None, busy_seconds: float, carbon: Footprint | None) -> LedgerEntry:
+    decision, finished = answered.decision, answered.finished
+    return LedgerEntry(
+        tenant=answered.tenant,
+        request_id=answered.request_id,
+        task=answered.request.task,
+        model=answered.model,
+        directive=decision.directive.name,
+        directive_revision=decision.directive.revision,
+        reason=decision.reason.value,
+        planned=decision.planned,
+        policy=decision.policy.name if decision.policy else "",
+        policy_revision=decision.policy.revision if decision.policy else 0,
+        eligible=decision.eligible,
+        evaluation_sample_id=answered.request.evaluation.sample_id,
+        prompt_tokens=finished.usage.prompt_tokens,
+        cached_tokens=finished.usage.cached_tokens,
+        output_tokens=finished.usage.output_tokens,
+        energy=energy,
+        busy_seconds=busy_seconds,
+        operational_grams=carbon.operational_grams if carbon else None,
+        embodied_grams=carbon.embodied_grams if carbon else None,
+        intensity=carbon.intensity if carbon else None,
+        engine=answered.engine,
+        seed=answered.seed,
+        finish_reason=finish_reason(finished.reason),
+        started_at=answered.started_at,
+        seconds=answered.seconds,
+    )
+
+
+def finish_reason(reason: text_pb2.FinishReason.ValueType) -> str:
+    """The contract's name without its prefix; a number for one of a later version."""
+    known = text_pb2.FinishReason.values()
+    return text_pb2.FinishReason.Name(reason).removeprefix("FINISH_REASON_") if reason in known else str(int(reason))
+
+
+def _sample(answered: Answered, now: datetime, text: Callable[[], str]) -> Sample | None:
+    """Drawn by request id alone, so that the samples are a uniform share of all requests, whatever they were served."""
+    policy, request = answered.decision.policy, answered.request
+    if (
+        policy is None
+        or policy.mode is Mode.OFF
+        or request.opt_out
+        or answered.finished.reason == text_pb2.FINISH_REASON_ABORTED
+        or uniform("sample", answered.request_id) >= policy.sample_share
+    ):
+        return None
+    sampling = text_pb2.Sampling()
+    sampling.CopyFrom(request.sampling)
+    sampling.seed = answered.seed
+    directive = answered.decision.directive
+    served = Answer(directive.name, directive.revision, text(), answered.finished.usage.output_tokens)
+    return Sample(
+        sample_id=record_id(answered.tenant, answered.request_id),
+        tenant=answered.tenant,
+        model=answered.model,
+        task=request.task,
+        turns=answered.turns,
+        sampling_json=to_json(sampling),
+        limits_json=to_json(request.limits),
+        reference=request.reference,
+        grader=policy.grader,
+        served_at=now,
+        answers=(served,),
+    )
+
+
+def record_id(tenant: str, request_id: str) -> str:
+    """The same for the same request, so that what is written twice is there once."""
+    return hashlib.blake2b(f"{tenant}\x1f{request_id}".encode(), digest_size=16).hexdigest()
+
+
+def answer_text(deltas: Sequence[bytes]) -> str:
+    """The text of relayed deltas."""
+    return "".join(inference_pb2.StreamGenerateResponse.FromString(delta).delta.text for delta in deltas)

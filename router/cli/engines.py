@@ -1,0 +1,65 @@
+"""`pithctl engines`: the engines, their models and their load, as the router sees them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from router.cli.command import Session, command
+from router.cli.output import coloured, console, print_document, table
+from router.cli.units import UNKNOWN
+
+if TYPE_CHECKING:
+    from pith.router.v1.reports_pb2 import ListEnginesResponse
+    from rich.text import Text
+
+_STYLES = {"ready": "green", "draining": "yellow"}
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "engines")(engines)
+
+
+def engines(session: Session) -> None:
+    """Shows the engines: state, model and load."""
+    from pith.router.v1.reports_pb2 import ListEnginesRequest
+
+    from router.cli.document import as_document
+
+    with session.router() as router:
+        reply = router.call(router.reports.ListEngines, ListEnginesRequest())
+    if session.as_json:
+        print_document(as_document(reply))
+        return
+    out = console()
+    if not reply.engines:
+        out.print("The router knows of no engine.")
+        return
+    faulty = any(engine.fault for engine in reply.engines)
+    loads = ("RUNNING", "WAITING", "KV FREE", "IN FLIGHT")
+    headings = ("NAME", "ADDRESS", "STATE", "MODEL", *loads, *(["FAULT"] if faulty else []))
+    rows = [(*_row(engine), *([engine.fault or "-"] if faulty else [])) for engine in reply.engines]
+    out.print(table(headings, rows, right=loads))
+
+
+def _row(engine: ListEnginesResponse.Engine) -> tuple[str | Text, ...]:
+    from router.cli.document import word
+
+    state = word(engine, "state")
+    model, load = engine.model, engine.load
+    busy = (UNKNOWN,) * 3
+    if engine.HasField("load"):
+        busy = (
+            f"{load.running}/{load.max_running}",
+            f"{load.waiting}/{load.max_waiting}",
+            f"{load.kv_blocks_free}/{load.kv_blocks_total}" if load.kv_blocks_total else "-",
+        )
+    return (
+        engine.name,
+        engine.address,
+        coloured(state, _STYLES.get(state, "red")),
+        f"{model.model}@{model.model_digest[:8]}" if engine.HasField("model") else UNKNOWN,
+        *busy,
+        str(engine.in_flight),
+    )

@@ -1,0 +1,101 @@
+"""What the router is told: environment `PITH_ROUTER_*`, or the TOML file that `PITH_ROUTER_CONFIG` names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from common.carbon.accounting import CarbonSettings
+from common.carbon.providers import provider_from_spec
+from common.config import MEBIBYTE, ServiceConfig
+
+
+class RouterConfig(ServiceConfig):
+    model_config = SettingsConfigDict(env_prefix="PITH_ROUTER_")
+
+    listen: str = "127.0.0.1:7400"
+    database_url: str = Field(
+        default="sqlite:///.pith/router.db", description="sqlite:///PATH or postgresql://USER@HOST/NAME."
+    )
+    outbox_path: Path = Field(
+        default=Path(".pith/router-outbox.jsonl"),
+        description="File that holds ledger records while the database is away; one a router.",
+    )
+
+    engines: tuple[str, ...] = Field(
+        default=(), description="Addresses HOST:PORT or unix:PATH, each also as NAME=ADDRESS (the name it is shown by)."
+    )
+    engine_token: SecretStr | None = Field(default=None, description="Bearer token for engines that ask for one.")
+    default_model: str = Field(default="", description="Of requests that name none; empty: any model that is served.")
+    stall_seconds: float = Field(
+        default=30.0, gt=0, le=3600, description="Wall time after which an engine that stands still is given up."
+    )
+    breaker_faults: int = Field(default=5, ge=1, description="Faults in a row after which an engine is left alone.")
+    breaker_cooldown_seconds: float = Field(
+        default=5.0, gt=0, le=3600, description="Wall time until an engine that was left alone is tried again."
+    )
+
+    intensity: str = Field(
+        default="constant:WORLD:473:lifecycle",
+        description="Grid: constant:ZONE:G_PER_KWH[:SCOPE], profile:PATH or csv:PATH:ZONE:COLUMN[:SCOPE]. "
+        "The default is the world's mean of 2024.",
+    )
+    pue: float = Field(default=1.2, ge=1, le=10, description="Energy of the building over energy of its machines.")
+    embodied_grams: float = Field(default=26_357.0, ge=0, description="gCO2eq of making one engine's device.")
+    lifetime_years: float = Field(default=5.0, gt=0, description="Over which that is written off.")
+    plan_interval_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        description="Between plans, on the service's clock; a change plans at once.",
+    )
+
+    answer_keep_seconds: float = Field(
+        default=600.0, ge=0, description="How long an answer is kept for a repeated request, on the service's clock."
+    )
+    answer_keep_bytes: int = Field(default=64 * MEBIBYTE, ge=0, description="Memory for kept answers.")
+    remembered_requests: int = Field(
+        default=100_000, ge=0, description="Request ids remembered for 24 hours beyond their answers; 0.3 kB each."
+    )
+    ledger_waiting: int = Field(
+        default=5_000, ge=1, description="Records that wait in memory while the database is away; then in the outbox."
+    )
+
+    max_messages: int = Field(default=1_000, ge=1, description="Messages of a request.")
+    max_prompt_characters: int = Field(default=1_000_000, ge=1, description="Characters of a request's messages.")
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_known(cls, url: str) -> str:
+        if not url.startswith(("sqlite:///", "postgresql://")):
+            raise ValueError("must be sqlite:///PATH or postgresql://USER@HOST/NAME")
+        return url
+
+    @field_validator("engines")
+    @classmethod
+    def _engines_apart(cls, engines: tuple[str, ...]) -> tuple[str, ...]:
+        names = [engine.rpartition("=")[0] or engine for engine in engines]
+        if any(not engine.rpartition("=")[2] for engine in engines):
+            raise ValueError("each must be ADDRESS or NAME=ADDRESS")
+        if len(set(names)) < len(names):
+            raise ValueError("no two may have the same name")
+        return engines
+
+    @field_validator("intensity")
+    @classmethod
+    def _intensity_known(cls, spec: str) -> str:
+        try:
+            provider_from_spec(spec)
+        except OSError as error:
+            raise ValueError(f"{error.filename} cannot be read ({error.strerror})") from None
+        return spec
+
+    @property
+    def engine_addresses(self) -> dict[str, str]:
+        """Addresses by name."""
+        return {engine.rpartition("=")[0] or engine: engine.rpartition("=")[2] for engine in self.engines}
+
+    @property
+    def carbon(self) -> CarbonSettings:
+        return CarbonSettings(self.pue, self.embodied_grams, self.lifetime_years)

@@ -1,0 +1,288 @@
+"""Between the contract's messages and the dataclasses inside. Nothing is checked here but that enums are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from google.protobuf import json_format
+from google.protobuf.timestamp_pb2 import Timestamp
+from pith.common.v1 import energy_pb2, text_pb2
+from pith.router.v1 import feedback_pb2, generation_pb2, policies_pb2, reports_pb2
+
+from common.carbon.accounting import Footprint
+from common.carbon.intensity import Intensity
+from common.energy.reading import Energy, EnergySource
+from common.quality.estimates import Cell, FloorKind, QualityBound
+from router.counterfactual import Counterfactual, Interval
+from router.directives.compile import Turn
+from router.directives.decide import Decision, Reason
+from router.directives.levels import Directive, Placement
+from router.directives.policy import Mode, Policy
+from router.fleet.view import EngineView
+from router.samples import Answer, Sample, Score
+
+
+def timestamp(moment: datetime) -> Timestamp:
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def moment(message: Timestamp) -> datetime:
+    """Raises ValueError where the message is out of range."""
+    return message.ToDatetime(tzinfo=UTC)
+
+
+def to_directive(message: policies_pb2.Directive) -> Directive:
+    """Without what is output only. Raises ValueError for an unknown placement; unspecified is the default."""
+    unspecified = message.placement == policies_pb2.PLACEMENT_UNSPECIFIED
+    placement = policies_pb2.Placement.Name(message.placement).removeprefix("PLACEMENT_")
+    return Directive(
+        name=message.name,
+        text=message.text,
+        placement=Placement.TAIL if unspecified else Placement[placement],
+        max_output_tokens=message.max_output_tokens,
+        stop=tuple(message.stop),
+        suppressed_words=tuple(message.suppressed_words),
+        history_messages=message.history_messages,
+    )
+
+
+def from_directive(directive: Directive) -> policies_pb2.Directive:
+    return policies_pb2.Directive(
+        name=directive.name,
+        text=directive.text,
+        placement=policies_pb2.Placement.Value(f"PLACEMENT_{directive.placement.name}"),
+        max_output_tokens=directive.max_output_tokens,
+        stop=directive.stop,
+        suppressed_words=directive.suppressed_words,
+        history_messages=directive.history_messages,
+        revision=directive.revision,
+        etag=directive.etag,
+        updated_at=timestamp(directive.updated_at),
+        updated_by=directive.updated_by,
+    )
+
+
+def to_policy(message: policies_pb2.Policy) -> Policy:
+    """Without what is output only; what is absent gets its default. Raises ValueError for an unknown enum."""
+    default = Policy(name=message.name)
+    mode = policies_pb2.Mode.Name(message.mode).removeprefix("MODE_")
+    kind = policies_pb2.FloorKind.Name(message.floor_kind).removeprefix("FLOOR_KIND_")
+    return Policy(
+        name=message.name,
+        tenant=message.tenant,
+        task=message.task,
+        mode=default.mode if message.mode == policies_pb2.MODE_UNSPECIFIED else Mode[mode],
+        traffic_share=message.traffic_share if message.HasField("traffic_share") else default.traffic_share,
+        floor=message.floor,
+        floor_kind=(
+            default.floor_kind if message.floor_kind == policies_pb2.FLOOR_KIND_UNSPECIFIED else FloorKind[kind]
+        ),
+        directives=tuple(message.directives),
+        holdback_share=message.holdback_share if message.HasField("holdback_share") else default.holdback_share,
+        sample_share=message.sample_share if message.HasField("sample_share") else default.sample_share,
+        grader=message.grader,
+        bound_max_age_seconds=message.bound_max_age_seconds or default.bound_max_age_seconds,
+    )
+
+
+def from_policy(policy: Policy) -> policies_pb2.Policy:
+    return policies_pb2.Policy(
+        name=policy.name,
+        tenant=policy.tenant,
+        task=policy.task,
+        mode=policies_pb2.Mode.Value(f"MODE_{policy.mode.name}"),
+        traffic_share=policy.traffic_share,
+        floor=policy.floor,
+        floor_kind=from_floor_kind(policy.floor_kind),
+        directives=policy.directives,
+        holdback_share=policy.holdback_share,
+        sample_share=policy.sample_share,
+        grader=policy.grader,
+        bound_max_age_seconds=policy.bound_max_age_seconds,
+        revision=policy.revision,
+        etag=policy.etag,
+        updated_at=timestamp(policy.updated_at),
+        updated_by=policy.updated_by,
+    )
+
+
+def from_floor_kind(kind: FloorKind) -> policies_pb2.FloorKind.ValueType:
+    return policies_pb2.FloorKind.Value(f"FLOOR_KIND_{kind.name}")
+
+
+def from_decision(decision: Decision) -> generation_pb2.Decision:
+    return generation_pb2.Decision(
+        directive=decision.directive.name,
+        reason=generation_pb2.DecisionReason.Value(f"DECISION_REASON_{decision.reason.name}"),
+        explanation=decision.explanation,
+        policy=decision.policy.name if decision.policy else "",
+        policy_revision=decision.policy.revision if decision.policy else 0,
+        planned_directive=decision.planned if decision.reason in (Reason.SHADOW, Reason.HOLDBACK) else "",
+        bound=decision.bound,
+        floor=decision.floor,
+    )
+
+
+def to_cell(message: feedback_pb2.Cell) -> Cell:
+    return Cell(message.model, message.task, message.directive)
+
+
+def from_cell(cell: Cell) -> feedback_pb2.Cell:
+    return feedback_pb2.Cell(model=cell.model, task=cell.task, directive=cell.directive)
+
+
+def to_bound(message: feedback_pb2.QualityBound) -> QualityBound:
+    """Raises ValueError where updated_at is out of range."""
+    return QualityBound(
+        cell=to_cell(message.cell),
+        lower=message.lower,
+        upper=message.upper,
+        share=message.share if message.HasField("share") else None,
+        absolute_lower=message.absolute_lower,
+        samples=message.samples,
+        judge=message.judge,
+        revision=str(message.directive_revision),
+        updated_at=moment(message.updated_at),
+    )
+
+
+def from_bound(bound: QualityBound) -> feedback_pb2.QualityBound:
+    return feedback_pb2.QualityBound(
+        cell=from_cell(bound.cell),
+        lower=bound.lower,
+        upper=bound.upper,
+        share=bound.share,
+        absolute_lower=bound.absolute_lower,
+        samples=bound.samples,
+        judge=bound.judge,
+        directive_revision=int(bound.revision),
+        updated_at=timestamp(bound.updated_at),
+    )
+
+
+def to_turns(messages: Iterable[text_pb2.Message]) -> tuple[Turn, ...]:
+    """Raises ValueError for a role that is not known."""
+    return tuple(Turn(text_pb2.Role.Name(m.role).removeprefix("ROLE_").lower(), m.content) for m in messages)
+
+
+def from_turns(turns: Iterable[Turn]) -> Sequence[text_pb2.Message]:
+    return [
+        text_pb2.Message(role=text_pb2.Role.Value(f"ROLE_{turn.role.upper()}"), content=turn.content) for turn in turns
+    ]
+
+
+def to_json(message: text_pb2.Sampling | text_pb2.Limits) -> str:
+    """As samples keep sampling and limits."""
+    return json_format.MessageToJson(message, indent=None)
+
+
+def from_sample(sample: Sample) -> feedback_pb2.Sample:
+    return feedback_pb2.Sample(
+        sample_id=sample.sample_id,
+        model=sample.model,
+        task=sample.task,
+        messages=from_turns(sample.turns),
+        sampling=json_format.Parse(sample.sampling_json, text_pb2.Sampling()),
+        limits=json_format.Parse(sample.limits_json, text_pb2.Limits()),
+        reference=sample.reference,
+        grader=sample.grader,
+        answers=[
+            feedback_pb2.Answer(
+                directive=answer.directive,
+                directive_revision=answer.directive_revision,
+                text=answer.text,
+                output_tokens=answer.output_tokens,
+            )
+            for answer in sample.answers
+        ],
+        served_at=timestamp(sample.served_at),
+    )
+
+
+def to_answer(message: feedback_pb2.Answer) -> Answer:
+    return Answer(message.directive, message.directive_revision, message.text, message.output_tokens)
+
+
+def from_score(score: Score) -> feedback_pb2.ListScoresResponse.ScoredSample:
+    return feedback_pb2.ListScoresResponse.ScoredSample(
+        cell=from_cell(score.cell),
+        sample_id=score.sample_id,
+        score=feedback_pb2.Score(
+            directive=score.cell.directive,
+            directive_revision=score.directive_revision,
+            quality=score.quality,
+            baseline_quality=score.baseline_quality,
+            judge=score.judge,
+        ),
+        scored_at=timestamp(score.scored_at),
+    )
+
+
+def to_energy(message: energy_pb2.Energy) -> Energy | None:
+    """None where no source vouches for it. Raises ValueError for joules that are negative or not finite."""
+    if message.source == energy_pb2.ENERGY_SOURCE_UNSPECIFIED:
+        return None
+    source = energy_pb2.EnergySource.Name(message.source).removeprefix("ENERGY_SOURCE_")
+    return Energy(message.joules, EnergySource[source])
+
+
+def from_energy(energy: Energy) -> energy_pb2.Energy:
+    return energy_pb2.Energy(joules=energy.joules, source=from_energy_source(energy.source))
+
+
+def from_energy_source(source: EnergySource) -> energy_pb2.EnergySource.ValueType:
+    return energy_pb2.EnergySource.Value(f"ENERGY_SOURCE_{source.name}")
+
+
+def from_intensity(intensity: Intensity, used_at: datetime) -> energy_pb2.Intensity:
+    return energy_pb2.Intensity(
+        g_per_kwh=intensity.g_per_kwh,
+        zone=intensity.zone,
+        kind=energy_pb2.SignalKind.Value(f"SIGNAL_KIND_{intensity.kind.name}"),
+        scope=energy_pb2.EmissionScope.Value(f"EMISSION_SCOPE_{intensity.scope.name}"),
+        observed_at=timestamp(intensity.observed_at),
+        source=intensity.source,
+        age_seconds=intensity.age_seconds(used_at),
+    )
+
+
+def from_footprint(footprint: Footprint, used_at: datetime) -> energy_pb2.Carbon:
+    return energy_pb2.Carbon(
+        operational_grams=footprint.operational_grams,
+        embodied_grams=footprint.embodied_grams,
+        intensity=from_intensity(footprint.intensity, used_at),
+        energy_source=from_energy_source(footprint.energy_source),
+    )
+
+
+def from_interval(interval: Interval) -> energy_pb2.Interval:
+    return energy_pb2.Interval(
+        value=interval.value,
+        lower=interval.lower,
+        upper=interval.upper,
+        confidence=interval.confidence,
+        method=interval.method,
+    )
+
+
+def from_counterfactual(counterfactual: Counterfactual) -> reports_pb2.Report.Counterfactual:
+    return reports_pb2.Report.Counterfactual(
+        carbon_grams=from_interval(counterfactual.carbon_grams),
+        saving=from_interval(counterfactual.saving),
+        held_back_requests=counterfactual.held_back_requests,
+    )
+
+
+def from_engine(view: EngineView) -> reports_pb2.ListEnginesResponse.Engine:
+    return reports_pb2.ListEnginesResponse.Engine(
+        name=view.name,
+        address=view.address,
+        state=reports_pb2.EngineState.Value(f"ENGINE_STATE_{view.state.name}"),
+        model=view.model,
+        load=view.load,
+        in_flight=view.in_flight,
+        fault=view.fault,
+    )

@@ -1,0 +1,130 @@
+"""What the same requests would have emitted without directives, from those held back at random. Pure.
+
+A request for which a directive was open is eligible; a share of the eligible is held back at random and served at L0.
+In each stratum, a (model, task), they are a random sample of the eligible, so their mean energy m is an unbiased
+estimate of what a steered request (one served under a directive) would have used at L0. Then
+
+    carbon had all been at L0 = carbon of the requests served at L0 + sum over strata and steered requests i of
+                                (m * f_i + mean embodied carbon of the held back),
+
+with f_i = operational grams per joule of request i as it was served: its own hour's intensity, and PUE. Assumed is
+that energy does not depend on the hour, and that a request's chance to be held back was the same within a stratum and
+window; a change of a policy's holdback_share within the window weakens that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy.special import stdtrit
+
+MIN_HELD_BACK = 2
+METHOD = "stratified mean of randomised hold-back, Welch-Satterthwaite t, approximate for few or skewed requests"
+
+
+@dataclass(frozen=True, slots=True)
+class Stratum:
+    """Sums over the eligible requests of one (model, task) whose energy and carbon are known."""
+
+    model: str
+    task: str
+    steered_requests: int
+    steered_grams: float
+    """What they emitted, operational and embodied."""
+    grams_per_joule_sum: float
+    """Sum of f_i over the steered requests."""
+    grams_per_joule_square_sum: float
+    held_back_requests: int
+    joules_sum: float
+    """This and what follows: over the held back."""
+    joules_square_sum: float
+    embodied_grams_sum: float
+    embodied_grams_square_sum: float
+    joules_embodied_grams_sum: float
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate and what holds it with the stated confidence."""
+
+    value: float
+    lower: float
+    upper: float
+    confidence: float
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counterfactual:
+    """Had every request been served at L0."""
+
+    carbon_grams: Interval
+    saving: Interval
+    """Share of it that was saved; what the evaluation emitted is deducted."""
+    held_back_requests: int
+
+
+def estimate(
+    strata: Sequence[Stratum], served_grams: float, evaluation_grams: float, confidence: float = 0.95
+) -> Counterfactual | None:
+    """The counterfactual and its interval.
+
+    Args:
+        served_grams: what all requests emitted, eligible or not, those of evaluators left out.
+        evaluation_grams: what those of evaluators emitted.
+
+    Returns:
+        None where a stratum has steered requests but fewer than two held back, or where the interval reaches down to
+        no carbon at all: then nothing can be said.
+
+    The interval is for what these very requests would have emitted, not for an average of many such days: with s² the
+    variance within a stratum, it counts s² (sum f)² / n for the mean of the n held back and s² sum f² for the steered
+    requests' own scatter about it. Degrees of freedom by Welch and Satterthwaite. It is approximate: with few
+    held-back requests of very skewed energy it covers less often than it says.
+    """
+    own_grams = served_grams - math.fsum(stratum.steered_grams for stratum in strata)
+    steered = [stratum for stratum in strata if stratum.steered_requests > 0]
+    if any(stratum.held_back_requests < MIN_HELD_BACK for stratum in steered):
+        return None
+    value = own_grams + math.fsum(map(_steered_at_l0, steered))
+    variances = [(_variance(stratum), stratum.held_back_requests - 1) for stratum in steered]
+    variance = math.fsum(v for v, _ in variances)
+    half_width = 0.0
+    if variance > 0:
+        freedom = variance**2 / math.fsum(v**2 / n for v, n in variances)
+        half_width = float(stdtrit(freedom, 0.5 + confidence / 2)) * math.sqrt(variance)
+    lower, upper = max(own_grams, value - half_width), value + half_width
+    if lower <= 0:
+        return None
+    emitted = served_grams + evaluation_grams
+    return Counterfactual(
+        carbon_grams=Interval(value, lower, upper, confidence, METHOD),
+        # What was emitted is known, so the saving is a monotone function of the one unknown.
+        saving=Interval(1 - emitted / value, 1 - emitted / lower, 1 - emitted / upper, confidence, METHOD),
+        held_back_requests=sum(stratum.held_back_requests for stratum in strata),
+    )
+
+
+def _steered_at_l0(stratum: Stratum) -> float:
+    joules = stratum.joules_sum / stratum.held_back_requests
+    embodied = stratum.embodied_grams_sum / stratum.held_back_requests
+    return joules * stratum.grams_per_joule_sum + embodied * stratum.steered_requests
+
+
+def _variance(stratum: Stratum) -> float:
+    """Of the difference between `_steered_at_l0` and what the steered requests would have emitted, grams²."""
+    n = stratum.held_back_requests
+
+    def covariance(product_sum: float, first_sum: float, second_sum: float) -> float:
+        return (product_sum - first_sum * second_sum / n) / (n - 1)
+
+    joules = covariance(stratum.joules_square_sum, stratum.joules_sum, stratum.joules_sum)
+    embodied = covariance(stratum.embodied_grams_square_sum, stratum.embodied_grams_sum, stratum.embodied_grams_sum)
+    mixed = covariance(stratum.joules_embodied_grams_sum, stratum.joules_sum, stratum.embodied_grams_sum)
+    f, f2, m = stratum.grams_per_joule_sum, stratum.grams_per_joule_square_sum, stratum.steered_requests
+    of_mean = (f**2 * joules + 2 * f * m * mixed + m**2 * embodied) / n
+    of_scatter = f2 * joules + 2 * f * mixed + m * embodied
+    # Sums of squares of nearly equal numbers may cancel to just below zero.
+    return max(0.0, of_mean + of_scatter)

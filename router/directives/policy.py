@@ -1,0 +1,64 @@
+"""A policy: what may be done for whom, and what quality must be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+from common.quality.estimates import FloorKind
+from router.directives.levels import EPOCH, etag
+
+
+class Mode(Enum):
+    """Whether a policy acts."""
+
+    OFF = "off"
+    """Serve at L0."""
+    SHADOW = "shadow"
+    """Decide and record, serve at L0."""
+    ON = "on"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One policy, as the policy database holds it; its limits are checked where it enters (`router.policies`)."""
+
+    name: str
+    tenant: str = ""
+    """Empty matches every tenant."""
+    task: str = ""
+    """Empty matches every task."""
+    mode: Mode = Mode.SHADOW
+    traffic_share: float = 1.0
+    """Share of conversations, by stable hash, that the policy acts on."""
+    floor: float = 0.95
+    floor_kind: FloorKind = FloorKind.RELATIVE
+    directives: tuple[str, ...] = ()
+    """Names of what may be used beside L0."""
+    holdback_share: float = 0.02
+    """Share of eligible requests served at L0 at random, to tell the savings by."""
+    sample_share: float = 0.05
+    """Share of requests whose text is kept for the evaluator."""
+    grader: str = ""
+    """Grader of answers with a reference; empty keeps samples ungraded."""
+    bound_max_age_seconds: int = 7 * 24 * 3600
+    revision: int = 1
+    updated_at: datetime = field(default=EPOCH, compare=False)
+    updated_by: str = field(default="", compare=False)
+
+    @property
+    def etag(self) -> str:
+        return etag("policy", self.name, self.revision)
+
+    @property
+    def specificity(self) -> int:
+        """Tenant and task, then tenant, then task, then neither."""
+        return 2 * bool(self.tenant) + bool(self.task)
+
+
+def match(policies: Iterable[Policy], tenant: str, task: str) -> Policy | None:
+    """The most specific policy for a tenant's task; among equals the first by name, so that routers agree."""
+    matching = [p for p in policies if p.tenant in ("", tenant) and p.task in ("", task)]
+    return min(matching, key=lambda p: (-p.specificity, p.name), default=None)

@@ -1,0 +1,72 @@
+"""What would be decided for a request, and why: the words for `Explain`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from pith.router.v1 import generation_pb2, policies_pb2
+
+from common.quality.estimates import Cell
+from router import convert
+from router.directives.decide import Facts, Snapshot, bound_value, decide, open_bound
+from router.directives.levels import L0
+from router.directives.policy import Policy
+from router.optimizer.costs import Cost, CostBook
+
+
+def explain(
+    request: generation_pb2.GenerateRequest,
+    tenant: str,
+    model: str,
+    snapshot: Snapshot,
+    costs: CostBook,
+    grams: Callable[[Cost], float | None],
+    now: datetime,
+) -> policies_pb2.ExplainResponse:
+    """By the code that decides, on the snapshot that it would use.
+
+    Args:
+        model: "name@digest"; empty while no engine is known.
+        grams: Carbon of a request at the present intensity; None where that is unknown.
+    """
+    facts = Facts(
+        tenant=tenant,
+        task=request.task,
+        model=model,
+        key=request.conversation_id or request.request_id,
+        request_id=request.request_id,
+        opt_out=request.opt_out,
+        floor=request.floor if request.HasField("floor") else None,
+    )
+    decision = decide(facts, snapshot, now)
+    response = policies_pb2.ExplainResponse(decision=convert.from_decision(decision), steps=decision.steps)
+    if decision.policy is not None:
+        for name in (L0.name, *decision.policy.directives):
+            candidate = _candidate(name, facts, decision.policy, snapshot, now)
+            cost = costs.predicted(Cell(model, facts.task, name))
+            predicted = grams(cost) if cost else None
+            if predicted is not None:
+                candidate.predicted_grams = predicted
+            response.candidates.append(candidate)
+    return response
+
+
+def _candidate(
+    name: str, facts: Facts, policy: Policy, snapshot: Snapshot, now: datetime
+) -> policies_pb2.ExplainResponse.Candidate:
+    shares = dict(snapshot.plan.shares(policy.name, facts.model, facts.task))
+    planned = shares.get(name, 0.0)
+    if name == L0.name:
+        why = f"{name}: no directive, always open"
+        return policies_pb2.ExplainResponse.Candidate(directive=name, open=True, why=why, planned_share=planned)
+    floor = max(policy.floor, facts.floor or 0.0)
+    found, why = open_bound(snapshot, policy, facts.model, facts.task, name, floor, now)
+    known = snapshot.bounds.get(Cell(facts.model, facts.task, name))
+    return policies_pb2.ExplainResponse.Candidate(
+        directive=name,
+        open=found is not None,
+        bound=bound_value(known, policy) if known else None,
+        why=why,
+        planned_share=planned,
+    )

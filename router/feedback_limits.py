@@ -1,0 +1,135 @@
+"""What an evaluator may ask for and report."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from pith.router.v1 import feedback_pb2
+
+from common.errors import Violations
+from router import convert
+from router.directives.levels import L0
+from router.limits import MAX_DIRECTIVES, MAX_ID_CHARACTERS, MAX_REVISION, check_directives, check_name, check_text
+
+Key = TypeVar("Key", bound=Hashable)
+
+MAX_DRAWN = 200
+MAX_LEASE_SECONDS = 24 * 3600
+MAX_SCORED_SAMPLES = 1_000
+MAX_BOUNDS = 1_000
+MAX_SAMPLES = 10**12
+CLOCK_SKEW = timedelta(minutes=5)
+"""How far ahead of the router's clock an evaluator's may be. A bound from the future would stay fresh for too long."""
+
+
+def check_draw(request: feedback_pb2.DrawSamplesRequest, known: Collection[str]) -> None:
+    """`known` are the names of all directives. Raises PithError INVALID_ARGUMENT that names every field at fault."""
+    faults = Violations()
+    _check_id(faults, "model", request.model)
+    _check_id(faults, "evaluator", request.evaluator)
+    check_text(faults, "task", request.task, MAX_ID_CHARACTERS)
+    faults.require(
+        len(request.directives) > 0, "directives", f"is empty; must name 1 to {MAX_DIRECTIVES} directives to be judged"
+    )
+    check_directives(faults, "directives", request.directives, {*known} - {L0.name})
+    faults.require(1 <= request.count <= MAX_DRAWN, "count", f"is {request.count:,}; must be 1 to {MAX_DRAWN}")
+    if request.HasField("lease"):
+        seconds = request.lease.seconds + request.lease.nanos / 1e9
+        faults.require(
+            0 < seconds <= MAX_LEASE_SECONDS, "lease", f"is {seconds:g} s; must be above 0 and at most a day"
+        )
+    faults.raise_if_any()
+
+
+def check_report(request: feedback_pb2.ReportQualityRequest, now: datetime) -> None:
+    """Raises PithError INVALID_ARGUMENT that names every field at fault."""
+    faults = Violations()
+    _check_id(faults, "evaluator", request.evaluator)
+    for field, most in (("scores", MAX_SCORED_SAMPLES), ("bounds", MAX_BOUNDS), ("withdrawn", MAX_BOUNDS)):
+        size = len(getattr(request, field))
+        faults.require(size <= most, field, f"has {size:,} entries; at most {most:,}")
+    faults.raise_if_any()
+    for index, entry in enumerate(request.scores):
+        _check_scores(faults, f"scores[{index}]", entry)
+    for index, bound in enumerate(request.bounds):
+        _check_bound(faults, f"bounds[{index}]", bound, now)
+    for index, cell in enumerate(request.withdrawn):
+        _check_cell(faults, f"withdrawn[{index}]", cell)
+    for sample_id in _repeated(entry.sample_id for entry in request.scores):
+        faults.add("scores", f"holds sample {sample_id!r} more than once")
+    reported = [bound.cell for bound in request.bounds]
+    for model, task, directive in _repeated((cell.model, cell.task, cell.directive) for cell in reported):
+        faults.add("bounds", f"holds more than one of cell ({model}, {task}, {directive})")
+    faults.raise_if_any()
+
+
+def _check_scores(faults: Violations, at: str, entry: feedback_pb2.SampleScores) -> None:
+    _check_id(faults, f"{at}.sample_id", entry.sample_id)
+    for index, score in enumerate(entry.scores):
+        _check_judged(faults, f"{at}.scores[{index}]", score.directive, score.directive_revision)
+        _check_id(faults, f"{at}.scores[{index}].judge", score.judge)
+        for field in ("quality", "baseline_quality"):
+            value = getattr(score, field)
+            faults.require(0 <= value <= 1, f"{at}.scores[{index}].{field}", f"is {value:g}; must be in [0, 1]")
+    for index, answer in enumerate(entry.answers):
+        _check_judged(faults, f"{at}.answers[{index}]", answer.directive, answer.directive_revision)
+    for name, revision in _repeated((score.directive, score.directive_revision) for score in entry.scores):
+        faults.add(f"{at}.scores", f"holds more than one of {name} at revision {revision}")
+
+
+def _check_bound(faults: Violations, at: str, bound: feedback_pb2.QualityBound, now: datetime) -> None:
+    _check_cell(faults, f"{at}.cell", bound.cell)
+    _check_revision(faults, at, bound.directive_revision)
+    _check_id(faults, f"{at}.judge", bound.judge)
+    for field in ("lower", "upper", "share"):
+        value = getattr(bound, field)
+        faults.require(
+            math.isfinite(value) and value >= 0, f"{at}.{field}", f"is {value:g}; must be finite and at least 0"
+        )
+    faults.require(not bound.lower > bound.upper, f"{at}.lower", f"is {bound.lower:g}, above upper {bound.upper:g}")
+    faults.require(
+        0 <= bound.absolute_lower <= 1, f"{at}.absolute_lower", f"is {bound.absolute_lower:g}; must be in [0, 1]"
+    )
+    faults.require(
+        1 <= bound.samples <= MAX_SAMPLES, f"{at}.samples", f"is {bound.samples:,}; must be 1 to {MAX_SAMPLES:,}"
+    )
+    try:
+        updated_at = convert.moment(bound.updated_at) if bound.HasField("updated_at") else None
+    except ValueError:
+        updated_at = None
+    if faults.require(updated_at is not None, f"{at}.updated_at", "is missing or out of range") and updated_at:
+        faults.require(
+            updated_at <= now + CLOCK_SKEW,
+            f"{at}.updated_at",
+            f"is {updated_at.isoformat()}, in the future; the router's time is {now.isoformat()}",
+        )
+
+
+def _check_cell(faults: Violations, at: str, cell: feedback_pb2.Cell) -> None:
+    _check_id(faults, f"{at}.model", cell.model)
+    check_text(faults, f"{at}.task", cell.task, MAX_ID_CHARACTERS)
+    check_name(faults, f"{at}.directive", cell.directive)
+
+
+def _check_judged(faults: Violations, at: str, directive: str, revision: int) -> None:
+    check_name(faults, f"{at}.directive", directive)
+    _check_revision(faults, at, revision)
+
+
+def _check_revision(faults: Violations, at: str, revision: int) -> None:
+    faults.require(
+        1 <= revision <= MAX_REVISION, f"{at}.directive_revision", f"is {revision:,}; must be 1 to {MAX_REVISION:,}"
+    )
+
+
+def _check_id(faults: Violations, field: str, value: str) -> None:
+    if faults.require(value != "", field, "is empty"):
+        check_text(faults, field, value, MAX_ID_CHARACTERS)
+
+
+def _repeated(keys: Iterable[Key]) -> list[Key]:
+    return [key for key, count in Counter(keys).items() if count > 1]

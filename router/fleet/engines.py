@@ -1,0 +1,244 @@
+"""Membership: one channel an engine, and a task that keeps in touch with it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import grpc
+import structlog
+from pith.engine.v1 import control_pb2, control_pb2_grpc, inference_pb2
+
+from common.clock import Clock
+from common.errors import PithError, not_found, unavailable
+from common.grpc_client import connect
+from router.backoff import backoff_seconds
+from router.fleet.balance import Candidate, least_loaded
+from router.fleet.breaker import Breaker
+from router.fleet.view import EngineState, EngineView
+
+STREAM_GENERATE = "/pith.engine.v1.Inference/StreamGenerate"
+INFO_TIMEOUT_SECONDS = 5.0
+RETRY_AFTER_SECONDS = 1.0
+"""What a caller is told when no engine is there: about what an engine needs to come back after a restart."""
+DIGEST_CHARACTERS = 12
+"""Of the model's digest, as cells have it: enough to tell models apart, short enough to read."""
+
+log = structlog.get_logger("fleet")
+
+
+class Engine:
+    """One engine: its channel, what it last said of itself, and this router's requests there.
+
+    Attributes:
+        info: The model it serves; None where it was never reached.
+        load: Its last report; None while it is not reached.
+        fault: Why it is not reached; empty where it is.
+        progressed_at: Moment of `clock.monotonic` at which a report last showed new output tokens.
+    """
+
+    def __init__(self, name: str, address: str, breaker: Breaker, token: str | None, clock: Clock) -> None:
+        self.name = name
+        self.address = address
+        self.breaker = breaker
+        self.info: control_pb2.ModelInfo | None = None
+        self.load: control_pb2.Load | None = None
+        self.fault = "not reached yet"
+        self.in_flight = 0
+        self.progressed_at = 0.0
+        self._since_report = 0
+        self._token = token
+        self._clock = clock
+        self._open_channel()
+
+    def _open_channel(self) -> None:
+        # No retries in gRPC: which engine is tried next is the dispatcher's choice.
+        self._channel = connect(self.address, token=self._token, max_attempts=1)
+        self.control = control_pb2_grpc.ControlStub(self._channel)
+        # Without a deserializer messages stay bytes: most are relayed as they are.
+        self.stream_generate: grpc.aio.UnaryStreamMultiCallable[inference_pb2.GenerateRequest, bytes] = (
+            self._channel.unary_stream(
+                STREAM_GENERATE, request_serializer=inference_pb2.GenerateRequest.SerializeToString
+            )
+        )
+
+    @property
+    def identity(self) -> str:
+        """The model as cells name it, "name@digest"; empty where the engine was never reached."""
+        return model_identity(self.info.model, self.info.model_digest) if self.info else ""
+
+    @property
+    def state(self) -> EngineState:
+        if self.load is None:
+            return EngineState.UNREACHABLE
+        if self.load.draining:
+            return EngineState.DRAINING
+        return EngineState.BROKEN if self.breaker.is_open else EngineState.READY
+
+    @property
+    def accepts(self) -> bool:
+        """Whether a request may be sent: it is reached, does not drain, and its breaker lets one through."""
+        return self.load is not None and not self.load.draining and self.breaker.allows
+
+    def serves(self, model: str) -> bool:
+        """Whether it serves a model, given by name, by "name@digest", or as empty for any."""
+        return self.info is not None and model in ("", self.info.model, self.identity)
+
+    def candidate(self) -> Candidate:
+        load = self.load or control_pb2.Load()
+        return Candidate(self.name, load.running + load.waiting, self._since_report, self.in_flight, load.max_running)
+
+    def begin(self) -> None:
+        """A request of this router is sent."""
+        self.in_flight += 1
+        self._since_report += 1
+
+    def end(self) -> None:
+        """A request of this router is over."""
+        self.in_flight -= 1
+        self._since_report -= 1
+
+    def reached(self, info: control_pb2.ModelInfo) -> None:
+        """The engine answered after a time without contact."""
+        self.info = info
+        self.fault = ""
+        self.breaker.reset()
+
+    def report(self, load: control_pb2.Load) -> None:
+        if self.load is None or load.output_tokens_total != self.load.output_tokens_total:
+            self.progressed_at = self._clock.monotonic()
+        self.load = load
+        self._since_report = 0
+
+    def lose(self, fault: str) -> None:
+        self.load = None
+        self.fault = fault
+
+    async def reconnect(self) -> None:
+        """A new channel, so that the next attempt is made now and not when gRPC's own backoff allows it.
+
+        An engine that drains ends its load reports while requests are still answered: they keep the old channel.
+        """
+        if self.in_flight == 0:
+            await self.close()
+            self._open_channel()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    def view(self) -> EngineView:
+        broken = "failed too often" if self.state is EngineState.BROKEN else ""
+        return EngineView(
+            self.name, self.address, self.state, self.info, self.load, self.in_flight, self.fault or broken
+        )
+
+
+class Engines:
+    """All engines of a router. The list is fixed; who of them is there is found out, again and again.
+
+    Args:
+        addresses: By name.
+        clock: Wall time, whatever the service's: engines do not hurry with a simulated day.
+        token: Bearer token for engines that ask for one.
+        make_breaker: A breaker for each engine.
+        on_change: Called after every report and every loss.
+        first_backoff_seconds, max_backoff_seconds: Wall time between attempts to reach an engine.
+    """
+
+    def __init__(
+        self,
+        addresses: Mapping[str, str],
+        clock: Clock,
+        *,
+        token: str | None = None,
+        make_breaker: Callable[[], Breaker] = Breaker,
+        on_change: Callable[[], None] = lambda: None,
+        first_backoff_seconds: float = 0.1,
+        max_backoff_seconds: float = 5.0,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.clock = clock
+        self._addresses = dict(addresses)
+        self._token = token
+        self._make_breaker = make_breaker
+        self._on_change = on_change
+        self._first_backoff_seconds = first_backoff_seconds
+        self._max_backoff_seconds = max_backoff_seconds
+        self._rng = rng or random.Random()
+        self._members: dict[str, Engine] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begins to reach the engines; returns at once, whoever is there."""
+        for name, address in self._addresses.items():
+            engine = Engine(name, address, self._make_breaker(), self._token, self.clock)
+            self._members[name] = engine
+            self._tasks.append(asyncio.create_task(self._keep_in_touch(engine), name=f"engine {name}"))
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for engine in self._members.values():
+            await engine.close()
+
+    @property
+    def ready(self) -> int:
+        return sum(engine.state is EngineState.READY for engine in self._members.values())
+
+    def views(self) -> Sequence[EngineView]:
+        return [engine.view() for engine in self._members.values()]
+
+    def choose(self, model: str, excluding: Collection[str] = ()) -> Engine | None:
+        """The least loaded engine that serves the model and accepts requests; None where there is none."""
+        name = least_loaded(
+            engine.candidate()
+            for engine in self._members.values()
+            if engine.name not in excluding and engine.accepts and engine.serves(model)
+        )
+        return None if name is None else self._members[name]
+
+    def identity(self, model: str) -> str:
+        """ "name@digest" of what would serve the model, last known where it is away; empty where nothing is known."""
+        engine = self.choose(model)
+        known = (member.identity for member in self._members.values() if member.serves(model))
+        return engine.identity if engine else next(known, "")
+
+    def absent(self, model: str) -> PithError:
+        """What a caller is told where `choose` finds none: NOT_FOUND only when every engine has said what it serves."""
+        members = self._members.values()
+        if members and all(member.info for member in members) and not any(m.serves(model) for m in members):
+            return not_found("model", model)
+        what = f"model {model!r}" if model else "any model"
+        return unavailable("NO_ENGINE", f"no healthy engine serves {what} at present", RETRY_AFTER_SECONDS)
+
+    async def _keep_in_touch(self, engine: Engine) -> None:
+        failures = 0
+        while True:
+            try:
+                info = await engine.control.GetModelInfo(
+                    control_pb2.GetModelInfoRequest(), timeout=INFO_TIMEOUT_SECONDS
+                )
+                engine.reached(info)
+                log.info("engine reached", engine=engine.name, address=engine.address, model=engine.identity)
+                async for load in engine.control.WatchLoad(control_pb2.WatchLoadRequest()):
+                    failures = 0
+                    engine.report(load)
+                    self._on_change()
+                fault = "it ended its load reports"
+            except grpc.aio.AioRpcError as error:
+                fault = f"{error.code().name}: {error.details()}"
+            if engine.load is not None or failures == 0:
+                log.warning("engine unreachable", engine=engine.name, address=engine.address, fault=fault)
+            engine.lose(fault)
+            self._on_change()
+            failures += 1
+            pause = backoff_seconds(failures, self._first_backoff_seconds, self._max_backoff_seconds, self._rng)
+            await asyncio.sleep(pause)
+            await engine.reconnect()
+
+
+def model_identity(model: str, digest: str) -> str:
+    """The model as cells name it."""
+    return f"{model}@{digest[:DIGEST_CHARACTERS]}"

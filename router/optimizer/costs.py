@@ -1,0 +1,54 @@
+"""What a request costs by (model, task, directive): running means over what was served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from common.quality.estimates import Cell
+from router.directives.levels import PRIOR_RELATIVE_CARBON
+
+MEMORY_REQUESTS = 2_000
+"""Beyond this many, a mean forgets exponentially, so that it follows traffic that changes."""
+UNKNOWN_DIRECTIVE_PRIOR = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Means of one request."""
+
+    energy_joules: float
+    busy_seconds: float
+    output_tokens: float
+    requests: int
+
+
+class CostBook:
+    """Observed costs, with a stated prior for what has not been served yet."""
+
+    def __init__(self, observed: Mapping[Cell, Cost] | None = None) -> None:
+        self._costs: dict[Cell, Cost] = dict(observed or {})
+
+    def observe(self, cell: Cell, energy_joules: float, busy_seconds: float, output_tokens: int) -> None:
+        old = self._costs.get(cell, Cost(0.0, 0.0, 0.0, 0))
+        requests = old.requests + 1
+        weight = 1.0 / min(requests, MEMORY_REQUESTS)
+        self._costs[cell] = Cost(
+            old.energy_joules + weight * (energy_joules - old.energy_joules),
+            old.busy_seconds + weight * (busy_seconds - old.busy_seconds),
+            old.output_tokens + weight * (output_tokens - old.output_tokens),
+            requests,
+        )
+
+    def observed(self, cell: Cell) -> Cost | None:
+        return self._costs.get(cell)
+
+    def predicted(self, cell: Cell) -> Cost | None:
+        """Observed mean, else the prior share of L0's mean (`requests` is then 0); None where L0 is unknown too."""
+        if cell in self._costs:
+            return self._costs[cell]
+        base = self._costs.get(Cell(cell.model, cell.task, "L0"))
+        if base is None:
+            return None
+        share = PRIOR_RELATIVE_CARBON.get(cell.directive, UNKNOWN_DIRECTIVE_PRIOR)
+        return Cost(base.energy_joules * share, base.busy_seconds * share, base.output_tokens * share, 0)

@@ -1,0 +1,84 @@
+"""Keeps the plan up to date: on a timer, and whenever directives, policies or bounds have changed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from common.carbon.accounting import CarbonSettings, embodied_grams, operational_grams
+from common.carbon.intensity import IntensityProvider
+from common.clock import Clock
+from router.optimizer.costs import Cost, CostBook
+from router.optimizer.problem import make_plan
+from router.snapshot import SnapshotKeeper
+
+log = structlog.get_logger("planner")
+
+
+class Planner:
+    """Plans in a thread, so that solving holds up no request, and puts each plan in force as it is made.
+
+    A plan that cannot be made leaves the last one in force. That is safe: whatever has closed since is filtered out
+    when a request is decided, and its share falls to L0.
+
+    Args:
+        interval_seconds: On the service's clock.
+    """
+
+    def __init__(
+        self,
+        keeper: SnapshotKeeper,
+        costs: CostBook,
+        intensities: IntensityProvider,
+        carbon: CarbonSettings,
+        clock: Clock,
+        interval_seconds: float,
+    ) -> None:
+        self._keeper = keeper
+        self._costs = costs
+        self._intensities = intensities
+        self._carbon = carbon
+        self._clock = clock
+        self._interval_seconds = interval_seconds
+        self._planning = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    def grams(self, cost: Cost) -> float:
+        """Carbon of a request of that cost at the present intensity."""
+        return self._grams(cost, self._intensities.current(self._clock.now()).g_per_kwh)
+
+    async def replan(self) -> None:
+        """Makes a plan from what is known now; it is in force on return. Never raises."""
+        async with self._planning:
+            snapshot, now = self._keeper.snapshot, self._clock.now()
+            try:
+                g_per_kwh = self._intensities.current(now).g_per_kwh
+                plan = await asyncio.to_thread(
+                    make_plan, snapshot, self._costs, lambda cost: self._grams(cost, g_per_kwh), now, g_per_kwh
+                )
+            except Exception:
+                log.exception("no plan could be made; the last one stays", made_at=snapshot.plan.made_at)
+                return
+            self._keeper.put_plan(plan)
+            log.debug("planned", entries=len(plan.entries), g_per_kwh=g_per_kwh)
+
+    def start(self) -> None:
+        """Begins to plan on the timer."""
+        self._task = asyncio.create_task(self._run(), name="planner")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            await self._clock.sleep(self._interval_seconds)
+            await self.replan()
+
+    def _grams(self, cost: Cost, g_per_kwh: float) -> float:
+        carbon = self._carbon
+        return operational_grams(cost.energy_joules, g_per_kwh, carbon.pue) + embodied_grams(
+            cost.busy_seconds, carbon.embodied_grams_total, carbon.lifetime_seconds
+        )

@@ -1,0 +1,145 @@
+"""Service Reports: what was spent, what it would have been, and how it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from pith.common.v1 import energy_pb2
+from pith.router.v1 import reports_pb2 as pb
+from pith.router.v1 import reports_pb2_grpc
+
+from common.auth import Role
+from common.clock import Clock
+from common.errors import Violations
+from common.grpc_server import Context
+from common.quality.estimates import QualityBound
+from router import convert, pagination
+from router.counterfactual import estimate
+from router.fleet.view import EngineView
+from router.limits import MAX_ID_CHARACTERS, check_text
+from router.openings import allowing, is_open
+from router.snapshot import SnapshotKeeper
+from router.store.database import Database
+from router.store.ledger import LedgerRepository, Totals, Window
+
+SERVICE = pb.DESCRIPTOR.services_by_name["Reports"]
+ROLES = {method.name: {Role.ADMIN} for method in SERVICE.methods}
+
+_DIMENSIONS: Mapping[int, str] = {
+    pb.DIMENSION_TENANT: "tenant",
+    pb.DIMENSION_TASK: "task",
+    pb.DIMENSION_DIRECTIVE: "directive",
+    pb.DIMENSION_MODEL: "model",
+    pb.DIMENSION_HOUR: "hour",
+}
+
+
+class ReportsService(reports_pb2_grpc.ReportsServicer):
+    """Reads only.
+
+    Args:
+        engines: The engines as this router sees them now.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        keeper: SnapshotKeeper,
+        clock: Clock,
+        engines: Callable[[], Sequence[EngineView]],
+    ) -> None:
+        self._database = database
+        self._keeper = keeper
+        self._clock = clock
+        self._engines = engines
+
+    async def GetReport(self, request: pb.GetReportRequest, context: Context) -> pb.Report:
+        """A report on one tenant holds no evaluation: the product pays for that, so it lessens no tenant's saving."""
+        window = _window(request, self._clock.now())
+        dimensions = [_DIMENSIONS[dimension] for dimension in request.dimensions]
+        async with self._database.reading() as connection:
+            ledger = LedgerRepository(connection)
+            rows = await ledger.totals(window, dimensions)
+            ((_, total),) = await ledger.totals(window)
+            ((_, evaluation),) = await ledger.totals(window, evaluation=True)
+            strata = await ledger.strata(window)
+        report = pb.Report(rows=[_row(values, totals) for values, totals in rows], total=_row({}, total))
+        evaluation_grams = 0.0
+        if not request.tenant:
+            report.evaluation.CopyFrom(_row({}, evaluation))
+            evaluation_grams = evaluation.grams
+        counterfactual = estimate(strata, total.grams, evaluation_grams)
+        if counterfactual is not None:
+            report.counterfactual.CopyFrom(convert.from_counterfactual(counterfactual))
+        return report
+
+    async def ListBounds(self, request: pb.ListBoundsRequest, context: Context) -> pb.ListBoundsResponse:
+        bounds = sorted(self._keeper.snapshot.bounds.values(), key=_cell_key)
+        start = ("", "", "")
+        page, token = pagination.page("bounds", bounds, _cell_key, start, request.page_size, request.page_token)
+        now = self._clock.now()
+        return pb.ListBoundsResponse(bounds=[self._bound(bound, now) for bound in page], next_page_token=token)
+
+    async def ListEngines(self, request: pb.ListEnginesRequest, context: Context) -> pb.ListEnginesResponse:
+        views = sorted(self._engines(), key=lambda view: view.name)
+        return pb.ListEnginesResponse(engines=map(convert.from_engine, views))
+
+    def _bound(self, bound: QualityBound, now: datetime) -> pb.ListBoundsResponse.Bound:
+        snapshot, cell = self._keeper.snapshot, bound.cell
+        policies = allowing(snapshot.policies, cell.task, cell.directive)
+        opened = [policy.name for policy in policies if is_open(snapshot, policy, cell, now)]
+        closed = [policy.name for policy in policies if policy.name not in opened]
+        return pb.ListBoundsResponse.Bound(bound=convert.from_bound(bound), open_for=opened, closed_for=closed)
+
+
+def _cell_key(bound: QualityBound) -> tuple[str, ...]:
+    return bound.cell.model, bound.cell.task, bound.cell.directive
+
+
+def _window(request: pb.GetReportRequest, now: datetime) -> Window:
+    faults = Violations()
+    times: dict[str, datetime | None] = {"start_time": None, "end_time": now}
+    for field in times:
+        if request.HasField(field):  # type: ignore[arg-type]
+            try:
+                times[field] = convert.moment(getattr(request, field))
+            except ValueError:
+                faults.add(field, "is out of range; must be between the years 1 and 9999")
+    start, end = times["start_time"], times["end_time"]
+    if start is not None and end is not None:
+        faults.require(start < end, "start_time", f"is {start.isoformat()}; must be before {end.isoformat()}")
+    for index, dimension in enumerate(request.dimensions):
+        at = f"dimensions[{index}]"
+        if dimension not in _DIMENSIONS:
+            names = ", ".join(pb.Dimension.keys()[1:])
+            faults.add(at, f"is {int(dimension)}; must be one of {names}")
+        elif dimension in request.dimensions[:index]:
+            faults.add(at, f"is {pb.Dimension.Name(dimension)} again; each may be named once")
+    check_text(faults, "tenant", request.tenant, MAX_ID_CHARACTERS)
+    faults.raise_if_any()
+    return Window(start, end, request.tenant)
+
+
+def _row(values: Mapping[str, Any], totals: Totals) -> pb.Report.Row:
+    row = pb.Report.Row(
+        requests=totals.requests,
+        prompt_tokens=totals.prompt_tokens,
+        output_tokens=totals.output_tokens,
+        energy_joules=totals.energy_joules,
+        operational_grams=totals.operational_grams,
+        embodied_grams=totals.embodied_grams,
+        requests_without_energy=totals.requests_without_energy,
+        energy_source=(
+            convert.from_energy_source(totals.energy_source)
+            if totals.energy_source
+            else energy_pb2.ENERGY_SOURCE_UNSPECIFIED
+        ),
+    )
+    for name, value in values.items():
+        if isinstance(value, datetime):
+            row.hour.CopyFrom(convert.timestamp(value))
+        else:
+            setattr(row, name, value)
+    return row

@@ -1,0 +1,69 @@
+"""Directives in the database. L0 is none of them: it is always there and never changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row, insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from router.directives.levels import Directive, Placement
+from router.store import revisions
+from router.store.revisions import Action
+from router.store.tables import directives
+
+
+class DirectiveRepository:
+    """Within one transaction; `add` within `Database.changing`."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def all(self) -> tuple[Directive, ...]:
+        """Those in force, by name."""
+        rows = (await self._connection.execute(revisions.in_force(directives))).all()
+        # Sorted here: the order of a database's text depends on its locale.
+        return tuple(sorted(map(_directive, rows), key=lambda directive: directive.name))
+
+    async def get(self, name: str) -> Directive | None:
+        found = await self._connection.execute(revisions.in_force(directives).where(directives.c.name == name))
+        row = found.one_or_none()
+        return None if row is None else _directive(row)
+
+    async def last_revision(self, name: str) -> int:
+        """0 where the name was never used."""
+        return await revisions.last_revision(self._connection, directives, name)
+
+    async def add(self, directive: Directive, action: Action, reason: str) -> None:
+        """Makes it the newest revision of its name. Raises IntegrityError where that revision exists."""
+        await self._connection.execute(
+            insert(directives).values(
+                name=directive.name,
+                revision=directive.revision,
+                action=action.value,
+                reason=reason,
+                text=directive.text,
+                placement=directive.placement.value,
+                max_output_tokens=directive.max_output_tokens,
+                stop=directive.stop,
+                suppressed_words=directive.suppressed_words,
+                history_messages=directive.history_messages,
+                updated_at=directive.updated_at,
+                updated_by=directive.updated_by,
+            )
+        )
+
+
+def _directive(row: Row[Any]) -> Directive:
+    return Directive(
+        name=row.name,
+        text=row.text,
+        placement=Placement(row.placement),
+        max_output_tokens=row.max_output_tokens,
+        stop=tuple(row.stop),
+        suppressed_words=tuple(row.suppressed_words),
+        history_messages=row.history_messages,
+        revision=row.revision,
+        updated_at=row.updated_at,
+        updated_by=row.updated_by,
+    )

@@ -1,0 +1,102 @@
+"""Policies in the database, with all their revisions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.quality.estimates import FloorKind
+from router.directives.policy import Mode, Policy
+from router.store import revisions
+from router.store.revisions import Action
+from router.store.tables import policies
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRevision:
+    """A policy as it was; who and when are in the policy."""
+
+    policy: Policy
+    action: Action
+    reason: str
+
+
+class PolicyRepository:
+    """Within one transaction; `add` within `Database.changing`."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def all(self) -> tuple[Policy, ...]:
+        """Those in force, by name."""
+        rows = (await self._connection.execute(revisions.in_force(policies))).all()
+        return tuple(sorted((_revision(row).policy for row in rows), key=lambda policy: policy.name))
+
+    async def get(self, name: str) -> Policy | None:
+        found = await self._connection.execute(revisions.in_force(policies).where(policies.c.name == name))
+        row = found.one_or_none()
+        return None if row is None else _revision(row).policy
+
+    async def last_revision(self, name: str) -> int:
+        """0 where the name was never used."""
+        return await revisions.last_revision(self._connection, policies, name)
+
+    async def revision(self, name: str, revision: int) -> PolicyRevision | None:
+        query = select(policies).where(policies.c.name == name, policies.c.revision == revision)
+        row = (await self._connection.execute(query)).one_or_none()
+        return None if row is None else _revision(row)
+
+    async def revisions(self, name: str, limit: int, before: int | None = None) -> tuple[PolicyRevision, ...]:
+        """Newest first, of deleted policies too; `before` is a revision, exclusive."""
+        query = select(policies).where(policies.c.name == name).order_by(policies.c.revision.desc()).limit(limit)
+        if before is not None:
+            query = query.where(policies.c.revision < before)
+        return tuple(map(_revision, (await self._connection.execute(query)).all()))
+
+    async def add(self, policy: Policy, action: Action, reason: str) -> None:
+        """Makes it the newest revision of its name. Raises IntegrityError where that revision exists."""
+        await self._connection.execute(
+            insert(policies).values(
+                name=policy.name,
+                revision=policy.revision,
+                action=action.value,
+                reason=reason,
+                tenant=policy.tenant,
+                task=policy.task,
+                mode=policy.mode.value,
+                traffic_share=policy.traffic_share,
+                floor=policy.floor,
+                floor_kind=policy.floor_kind.value,
+                directives=policy.directives,
+                holdback_share=policy.holdback_share,
+                sample_share=policy.sample_share,
+                grader=policy.grader,
+                bound_max_age_seconds=policy.bound_max_age_seconds,
+                updated_at=policy.updated_at,
+                updated_by=policy.updated_by,
+            )
+        )
+
+
+def _revision(row: Row[Any]) -> PolicyRevision:
+    policy = Policy(
+        name=row.name,
+        tenant=row.tenant,
+        task=row.task,
+        mode=Mode(row.mode),
+        traffic_share=row.traffic_share,
+        floor=row.floor,
+        floor_kind=FloorKind(row.floor_kind),
+        directives=tuple(row.directives),
+        holdback_share=row.holdback_share,
+        sample_share=row.sample_share,
+        grader=row.grader,
+        bound_max_age_seconds=row.bound_max_age_seconds,
+        revision=row.revision,
+        updated_at=row.updated_at,
+        updated_by=row.updated_by,
+    )
+    return PolicyRevision(policy, Action(row.action), row.reason)

@@ -1,0 +1,154 @@
+"""Scores that evaluators gave, and the bounds that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, and_, func, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from common.quality.estimates import Cell, QualityBound
+from router.samples import Score
+from router.store.tables import bounds, samples, scores
+from router.store.upsert import insert_new
+
+
+@dataclass(frozen=True, slots=True)
+class BoundRecord:
+    """A line of a cell's history: a bound, or that the one before it no longer holds (`withdrawn`)."""
+
+    bound: QualityBound
+    withdrawn: bool
+    reported_by: str
+    reported_at: datetime
+
+
+class QualityRepository:
+    """Within one transaction; all that changes something within `Database.changing`."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def add_scores(self, given: Sequence[Score]) -> None:
+        """Idempotent by sample_id, directive and its revision: the first score stays. The samples must exist."""
+        rows = [
+            {
+                "sample_id": score.sample_id,
+                "directive": score.cell.directive,
+                "directive_revision": score.directive_revision,
+                "quality": score.quality,
+                "baseline_quality": score.baseline_quality,
+                "judge": score.judge,
+                "scored_at": score.scored_at,
+            }
+            for score in given
+        ]
+        await insert_new(self._connection, scores, rows, ("sample_id", "directive", "directive_revision"))
+
+    async def scored(self, sample_ids: Collection[str]) -> set[tuple[str, str, int]]:
+        """(sample_id, directive, revision) of the scores that these samples have."""
+        query = select(scores).where(scores.c.sample_id.in_(sample_ids))
+        return {(row.sample_id, row.directive, row.directive_revision) for row in await self._connection.execute(query)}
+
+    async def scores_after(self, position: int, limit: int) -> tuple[tuple[int, Score], ...]:
+        """(position, score), oldest first; the first page is after position 0."""
+        query = (
+            select(scores, samples.c.model, samples.c.task)
+            .join(samples)
+            .where(scores.c.id > position)
+            .order_by(scores.c.id)
+            .limit(limit)
+        )
+        return tuple((row.id, _score(row)) for row in await self._connection.execute(query))
+
+    async def last_scored_at(self) -> datetime | None:
+        """None before the first score."""
+        last: datetime | None = (await self._connection.execute(select(func.max(scores.c.scored_at)))).scalar_one()
+        return last
+
+    async def add_bounds(self, reported: Sequence[QualityBound], reported_by: str, reported_at: datetime) -> None:
+        """Puts them in force, but for those that are no newer than what their cell has: repeats and stragglers."""
+        for bound in reported:
+            last = await self._last(bound.cell)
+            if last is None or bound.updated_at > last.bound.updated_at:
+                await self._append(BoundRecord(bound, False, reported_by, reported_at))
+
+    async def withdraw(self, cells: Sequence[Cell], reported_by: str, reported_at: datetime) -> None:
+        """Puts their bounds out of force; what was computed before this moment does not come back."""
+        for cell in cells:
+            last = await self._last(cell)
+            if last is not None and not last.withdrawn:
+                bound = replace(last.bound, updated_at=max(last.bound.updated_at, reported_at))
+                await self._append(BoundRecord(bound, True, reported_by, reported_at))
+
+    async def in_force(self) -> tuple[QualityBound, ...]:
+        """The newest bound of every cell, withdrawn ones left out, in order of the cells."""
+        newest = select(func.max(bounds.c.id)).group_by(bounds.c.model, bounds.c.task, bounds.c.directive)
+        query = select(bounds).where(bounds.c.id.in_(newest), bounds.c.withdrawn.is_(False))
+        found = [_record(row).bound for row in await self._connection.execute(query)]
+        return tuple(sorted(found, key=lambda b: (b.cell.model, b.cell.task, b.cell.directive)))
+
+    async def history(self, cell: Cell) -> tuple[BoundRecord, ...]:
+        """All that was ever in force for a cell, oldest first."""
+        query = select(bounds).where(_of(cell)).order_by(bounds.c.id)
+        return tuple(map(_record, (await self._connection.execute(query)).all()))
+
+    async def _last(self, cell: Cell) -> BoundRecord | None:
+        query = select(bounds).where(_of(cell)).order_by(bounds.c.id.desc()).limit(1)
+        row = (await self._connection.execute(query)).one_or_none()
+        return None if row is None else _record(row)
+
+    async def _append(self, record: BoundRecord) -> None:
+        bound = record.bound
+        await self._connection.execute(
+            insert(bounds).values(
+                model=bound.cell.model,
+                task=bound.cell.task,
+                directive=bound.cell.directive,
+                withdrawn=record.withdrawn,
+                lower=bound.lower,
+                upper=bound.upper,
+                share=bound.share,
+                absolute_lower=bound.absolute_lower,
+                samples=bound.samples,
+                judge=bound.judge,
+                revision=bound.revision,
+                updated_at=bound.updated_at,
+                reported_by=record.reported_by,
+                reported_at=record.reported_at,
+            )
+        )
+
+
+def _of(cell: Cell) -> Any:
+    return and_(bounds.c.model == cell.model, bounds.c.task == cell.task, bounds.c.directive == cell.directive)
+
+
+def _record(row: Row[Any]) -> BoundRecord:
+    bound = QualityBound(
+        cell=Cell(row.model, row.task, row.directive),
+        lower=row.lower,
+        upper=row.upper,
+        share=row.share,
+        absolute_lower=row.absolute_lower,
+        samples=row.samples,
+        judge=row.judge,
+        revision=row.revision,
+        updated_at=row.updated_at,
+    )
+    return BoundRecord(bound, row.withdrawn, row.reported_by, row.reported_at)
+
+
+def _score(row: Row[Any]) -> Score:
+    return Score(
+        cell=Cell(row.model, row.task, row.directive),
+        directive_revision=row.directive_revision,
+        sample_id=row.sample_id,
+        quality=row.quality,
+        baseline_quality=row.baseline_quality,
+        judge=row.judge,
+        scored_at=row.scored_at,
+    )

@@ -1,0 +1,184 @@
+"""The tables. What migrations make is the same, which a test compares."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    UniqueConstraint,
+)
+
+from router.store.columns import Text, UtcDateTime
+
+# Names for all constraints, since SQLite can only change a table by making it anew, and finds them by name.
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite counts up only what it knows as INTEGER.
+_Counted = BigInteger().with_variant(Integer(), "sqlite")
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("counter", BigInteger, nullable=False),
+)
+"""One row, whose counter goes up in every transaction that touches directives, policies or bounds."""
+
+directives = Table(
+    "directives",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("revision", Integer, primary_key=True, autoincrement=False),
+    Column("action", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("placement", Text, nullable=False),
+    Column("max_output_tokens", BigInteger, nullable=False),
+    Column("stop", JSON, nullable=False),
+    Column("suppressed_words", JSON, nullable=False),
+    Column("history_messages", BigInteger, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("updated_by", Text, nullable=False),
+)
+"""Every revision is a row and stays: the newest is in force, unless its action is "delete"."""
+
+policies = Table(
+    "policies",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("revision", Integer, primary_key=True, autoincrement=False),
+    Column("action", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("traffic_share", Double, nullable=False),
+    Column("floor", Double, nullable=False),
+    Column("floor_kind", Text, nullable=False),
+    Column("directives", JSON, nullable=False),
+    Column("holdback_share", Double, nullable=False),
+    Column("sample_share", Double, nullable=False),
+    Column("grader", Text, nullable=False),
+    Column("bound_max_age_seconds", BigInteger, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("updated_by", Text, nullable=False),
+)
+"""As directives."""
+
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("request_id", Text, primary_key=True),
+    Column("task", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("directive", Text, nullable=False),
+    Column("directive_revision", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("planned", Text, nullable=False),
+    Column("policy", Text, nullable=False),
+    Column("policy_revision", Integer, nullable=False),
+    Column("eligible", Boolean, nullable=False),
+    Column("evaluation_sample_id", Text, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("energy_joules", Double),
+    Column("energy_source", Text),
+    Column("busy_seconds", Double, nullable=False),
+    Column("operational_grams", Double),
+    Column("embodied_grams", Double),
+    Column("intensity_g_per_kwh", Double),
+    Column("intensity_zone", Text),
+    Column("intensity_kind", Text),
+    Column("intensity_scope", Text),
+    Column("intensity_observed_at", UtcDateTime),
+    Column("intensity_source", Text),
+    Column("engine", Text, nullable=False),
+    # A seed has 64 bits without a sign, a column of the databases 63.
+    Column("seed", Text, nullable=False),
+    Column("finish_reason", Text, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("started_hour", UtcDateTime, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Index(None, "started_at"),
+)
+
+samples = Table(
+    "samples",
+    metadata,
+    Column("sample_id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("turns", JSON, nullable=False),
+    Column("sampling_json", Text, nullable=False),
+    Column("limits_json", Text, nullable=False),
+    Column("reference", Text, nullable=False),
+    Column("grader", Text, nullable=False),
+    Column("served_at", UtcDateTime, nullable=False),
+    Column("lease_holder", Text),
+    Column("leased_until", UtcDateTime),
+    Index(None, "model", "task", "served_at"),
+)
+
+answers = Table(
+    "answers",
+    metadata,
+    Column("sample_id", Text, ForeignKey("samples.sample_id", ondelete="CASCADE"), primary_key=True),
+    Column("directive", Text, primary_key=True),
+    Column("directive_revision", Integer, primary_key=True, autoincrement=False),
+    Column("text", Text, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+)
+
+scores = Table(
+    "scores",
+    metadata,
+    Column("id", _Counted, primary_key=True),
+    Column("sample_id", Text, ForeignKey("samples.sample_id", ondelete="CASCADE"), nullable=False),
+    Column("directive", Text, nullable=False),
+    Column("directive_revision", Integer, nullable=False),
+    Column("quality", Double, nullable=False),
+    Column("baseline_quality", Double, nullable=False),
+    Column("judge", Text, nullable=False),
+    Column("scored_at", UtcDateTime, nullable=False),
+    UniqueConstraint("sample_id", "directive", "directive_revision"),
+)
+
+bounds = Table(
+    "bounds",
+    metadata,
+    Column("id", _Counted, primary_key=True),
+    Column("model", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("directive", Text, nullable=False),
+    Column("withdrawn", Boolean, nullable=False),
+    Column("lower", Double, nullable=False),
+    Column("upper", Double, nullable=False),
+    Column("share", Double),
+    Column("absolute_lower", Double, nullable=False),
+    Column("samples", BigInteger, nullable=False),
+    Column("judge", Text, nullable=False),
+    Column("revision", Text, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("reported_by", Text, nullable=False),
+    Column("reported_at", UtcDateTime, nullable=False),
+    Index(None, "model", "task", "directive", "id"),
+)
+"""Every bound ever reported, for audit. A cell's newest row is in force, unless it says withdrawn."""

@@ -1,0 +1,137 @@
+"""What a request for an answer must satisfy before anything is done for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pith.common.v1 import text_pb2
+from pith.router.v1 import generation_pb2
+
+from common.errors import Violations
+from router.directives.levels import NAME_PATTERN
+
+MAX_ID_CHARACTERS = 128
+MAX_REFERENCE_CHARACTERS = 8_192
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 256
+MAX_SUPPRESSED_WORDS = 256
+MAX_SUPPRESSED_CHARACTERS = 64
+MAX_BIASES = 1_024
+MAX_TEMPERATURE = 10.0
+
+_ROLES = {text_pb2.ROLE_SYSTEM, text_pb2.ROLE_USER, text_pb2.ROLE_ASSISTANT}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """What the operator allows."""
+
+    max_messages: int
+    max_prompt_characters: int
+
+
+def check(request: generation_pb2.GenerateRequest, limits: RequestLimits, *, messages_needed: bool = True) -> None:
+    """Raises PithError INVALID_ARGUMENT that names every field at fault.
+
+    Args:
+        messages_needed: False for an explanation, which needs none.
+    """
+    faults = Violations()
+    for field in ("request_id", "tenant", "task", "conversation_id", "model"):
+        _check_id(faults, field, getattr(request, field))
+    if request.messages or messages_needed:
+        _check_messages(faults, request.messages, limits)
+    _check_sampling(faults, request.sampling)
+    _check_limits(faults, request.limits)
+    if request.HasField("floor"):
+        faults.require(0 < request.floor <= 1, "floor", f"is {request.floor:g}; must be above 0 and at most 1")
+    faults.require(
+        len(request.reference) <= MAX_REFERENCE_CHARACTERS,
+        "reference",
+        f"has {len(request.reference):,} characters; at most {MAX_REFERENCE_CHARACTERS:,}",
+    )
+    if request.HasField("evaluation"):
+        purpose = request.evaluation
+        faults.require(purpose.sample_id != "", "evaluation.sample_id", "is empty")
+        _check_id(faults, "evaluation.sample_id", purpose.sample_id)
+        faults.require(
+            NAME_PATTERN.fullmatch(purpose.directive) is not None,
+            "evaluation.directive",
+            "must be 1 to 64 letters, digits, '.', '_' or '-'",
+        )
+    faults.raise_if_any()
+
+
+def _check_id(faults: Violations, field: str, value: str) -> None:
+    if len(value) > MAX_ID_CHARACTERS:
+        faults.add(field, f"has {len(value):,} characters; at most {MAX_ID_CHARACTERS}")
+    elif not value.isprintable():
+        faults.add(field, "has control or other unprintable characters")
+
+
+def _check_messages(faults: Violations, messages: Sequence[text_pb2.Message], limits: RequestLimits) -> None:
+    count = len(messages)
+    if not faults.require(count > 0, "messages", "is empty; at least one message is needed"):
+        return
+    if not faults.require(
+        count <= limits.max_messages, "messages", f"has {count:,} messages; at most {limits.max_messages:,}"
+    ):
+        return
+    characters = 0
+    for index, message in enumerate(messages):
+        size = len(message.content)
+        characters += size
+        faults.require(size > 0, f"messages[{index}].content", "is empty")
+        faults.require(
+            message.role in _ROLES,
+            f"messages[{index}].role",
+            f"is {int(message.role)}; must be ROLE_SYSTEM, ROLE_USER or ROLE_ASSISTANT",
+        )
+    last = messages[-1].role
+    faults.require(
+        last not in _ROLES or last == text_pb2.ROLE_USER,
+        f"messages[{count - 1}].role",
+        "must be ROLE_USER: the last message is what is answered",
+    )
+    faults.require(
+        characters <= limits.max_prompt_characters,
+        "messages",
+        f"hold {characters:,} characters; at most {limits.max_prompt_characters:,}",
+    )
+
+
+def _check_sampling(faults: Violations, sampling: text_pb2.Sampling) -> None:
+    for name, lowest, highest in (
+        ("temperature", 0.0, MAX_TEMPERATURE),
+        ("top_p", 0.0, 1.0),
+        ("min_p", 0.0, 1.0),
+        ("repetition_penalty", 0.0, math.inf),
+    ):
+        value = getattr(sampling, name)
+        field = f"sampling.{name}"
+        if not math.isfinite(value):
+            faults.add(field, f"is {value}; must be a finite number")
+        elif not lowest <= value <= highest:
+            limit = f"in [{lowest:g}, {highest:g}]" if math.isfinite(highest) else f"at least {lowest:g}"
+            faults.add(field, f"is {value:g}; must be {limit}")
+    biases = sampling.logit_bias
+    if faults.require(len(biases) <= MAX_BIASES, "sampling.logit_bias", f"has {len(biases):,}; at most {MAX_BIASES:,}"):
+        for token, bias in biases.items():
+            faults.require(math.isfinite(bias), f"sampling.logit_bias[{token}]", f"is {bias}; must be a finite number")
+    _check_strings(
+        faults, "sampling.suppressed_words", sampling.suppressed_words, MAX_SUPPRESSED_WORDS, MAX_SUPPRESSED_CHARACTERS
+    )
+
+
+def _check_limits(faults: Violations, limits: text_pb2.Limits) -> None:
+    _check_strings(faults, "limits.stop", limits.stop, MAX_STOPS, MAX_STOP_CHARACTERS)
+
+
+def _check_strings(faults: Violations, field: str, values: Sequence[str], most: int, longest: int) -> None:
+    if not faults.require(len(values) <= most, field, f"has {len(values):,}; at most {most}"):
+        return
+    for index, value in enumerate(values):
+        faults.require(value != "", f"{field}[{index}]", "is empty")
+        faults.require(len(value) <= longest, f"{field}[{index}]", f"has {len(value):,} characters; at most {longest}")

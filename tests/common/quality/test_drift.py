@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+
+from common.quality.drift import DriftDetector
+
+
+def first_alarm(detector: DriftDetector, stream: Iterable[tuple[float, float]]) -> int | None:
+    """How many scores it took to the first alarm."""
+    for count, (quality, baseline) in enumerate(stream, start=1):
+        if detector.update(quality, baseline):
+            return count
+    return None
+
+
+@pytest.mark.parametrize(
+    ("quality_chance", "baseline_chance", "floor"),
+    [(0.9, 1.0, 0.9), (0.45, 0.5, 0.9), (0.5, 1.0, 0.5)],
+)
+def test_at_the_floor_the_mean_run_to_an_alarm_is_at_least_one_over_alpha(
+    quality_chance: float, baseline_chance: float, floor: float
+) -> None:
+    alpha, runs = 0.05, []
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        draws = rng.random((400, 2)) < (quality_chance, baseline_chance)
+        runs.append(first_alarm(DriftDetector(floor, alpha), draws.astype(float).tolist()) or 400)
+    standard_error = np.std(runs) / np.sqrt(len(runs))
+    assert np.mean(runs) >= 1 / alpha - 3 * standard_error
+
+
+def test_scores_without_a_lasting_shortfall_raise_no_alarm() -> None:
+    draws = (np.random.default_rng(5).random(2000) < 0.99).astype(float)
+    assert first_alarm(DriftDetector(0.95, 0.001), ((quality, 1.0) for quality in draws)) is None
+    assert first_alarm(DriftDetector(1.0, 0.001), [(1.0, 1.0), (0.0, 0.0)] * 1000) is None
+
+
+@pytest.mark.parametrize("good", [0, 10, 1000])
+def test_a_collapse_is_found_within_twelve_scores_whatever_went_before(good: int) -> None:
+    detector = DriftDetector(0.95, 0.001)
+    assert first_alarm(detector, [(1.0, 1.0)] * good) is None
+    alarm = first_alarm(detector, [(0.0, 1.0)] * 50)
+    # Even the boldest bet, 1 + floor a score, needs 11 scores for capital of 1 / alpha.
+    assert alarm in (11, 12)
+
+
+def test_a_drop_to_three_fifths_is_found_within_forty_scores_on_the_mean() -> None:
+    delays = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        detector = DriftDetector(0.95, 0.001)
+        first_alarm(detector, [(1.0, 1.0)] * 200)
+        draws = (rng.random(500) < 0.6).astype(float)
+        delays.append(first_alarm(detector, ((quality, 1.0) for quality in draws)) or 500)
+    assert np.mean(delays) <= 40
+
+
+def test_after_an_alarm_it_begins_anew() -> None:
+    detector = DriftDetector(0.95, 0.001)
+    first = first_alarm(detector, [(0.0, 1.0)] * 50)
+    assert first_alarm(detector, [(0.0, 1.0)] * 50) == first
+
+
+@pytest.mark.parametrize(("floor", "alpha"), [(0.0, 0.1), (1.1, 0.1), (float("nan"), 0.1), (0.9, 0.0), (0.9, 1.0)])
+def test_parameters_out_of_range_are_refused(floor: float, alpha: float) -> None:
+    with pytest.raises(ValueError, match=r"floor|alpha"):
+        DriftDetector(floor, alpha)
+
+
+def test_a_score_out_of_range_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="baseline_quality"):
+        DriftDetector(0.9, 0.1).update(1.0, float("nan"))

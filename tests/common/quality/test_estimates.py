@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.quality.estimates import (
+    Cell,
+    EpochReason,
+    EpochStart,
+    Estimates,
+    Floor,
+    FloorKind,
+    PairedScore,
+    QualityBound,
+)
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+CELL = Cell("demo@abc", "arithmetic", "L1")
+OTHER = Cell("demo@abc", "listing", "L1")
+RELATIVE = Floor(0.95, FloorKind.RELATIVE)
+ABSOLUTE = Floor(0.9, FloorKind.ABSOLUTE)
+WEEK_SECONDS = 7 * 86_400.0
+
+
+def score(
+    index: int,
+    quality: float = 1.0,
+    baseline: float = 1.0,
+    cell: Cell = CELL,
+    revision: str = "1",
+    judge: str = "grader:numeric",
+) -> PairedScore:
+    at = START + timedelta(minutes=index)
+    return PairedScore(cell, f"sample-{index:05}", quality, baseline, judge, revision, at)
+
+
+def estimates(*floors: Floor) -> Estimates:
+    return Estimates(lambda cell: floors or (RELATIVE,))
+
+
+def fed(scores: list[PairedScore], *floors: Floor) -> tuple[Estimates, tuple[EpochStart, ...]]:
+    state = estimates(*floors)
+    return state, state.observe_all(scores)
+
+
+def bound_of(state: Estimates, cell: Cell = CELL) -> QualityBound:
+    bound = state.bound(cell)
+    assert bound is not None
+    return bound
+
+
+def test_a_directive_without_losses_opens_once_there_is_enough_evidence_and_not_before() -> None:
+    verdicts = []
+    state = estimates()
+    for index in range(100):
+        assert state.observe(score(index)) is None
+        verdicts.append(state.settled(CELL, 0.95, FloorKind.RELATIVE))
+    opened = verdicts.index("open")
+    assert 60 < opened < 80
+    assert verdicts == ["undecided"] * opened + ["open"] * (100 - opened)
+    bound = bound_of(state)
+    assert (bound.cell, bound.share, bound.samples) == (CELL, 1.0, 100)
+    assert (bound.judge, bound.revision, bound.updated_at) == ("grader:numeric", "1", score(99).scored_at)
+    assert 0.96 < bound.lower < 1 < bound.upper
+
+
+def test_a_directive_that_cannot_reach_its_floor_is_closed_early_and_stays_closed() -> None:
+    state, _ = fed([score(index, quality=float(index % 3 == 0)) for index in range(15)])
+    assert state.settled(CELL, 0.95, FloorKind.RELATIVE) == "closed"
+    events = state.observe_all([score(index, quality=float(index % 3 == 0)) for index in range(15, 200)])
+    assert events == ()
+    assert state.settled(CELL, 0.95, FloorKind.RELATIVE) == "closed"
+    assert not bound_of(state).is_open(0.95, FloorKind.RELATIVE, score(200).scored_at, WEEK_SECONDS)
+
+
+def test_a_verdict_turns_exactly_at_the_bounds() -> None:
+    state, _ = fed([score(index, quality=float(index % 10 != 0)) for index in range(200)])
+    bound = bound_of(state)
+    verdicts = {
+        floor: state.settled(CELL, floor, FloorKind.RELATIVE)
+        for floor in (bound.lower, bound.lower + 0.0005, bound.upper, bound.upper + 0.0005)
+    }
+    assert list(verdicts.values()) == ["open", "undecided", "undecided", "closed"]
+
+
+def test_a_share_just_at_its_floor_stays_undecided() -> None:
+    state, _ = fed([score(index, quality=float(index % 20 != 0)) for index in range(300)])
+    assert state.settled(CELL, 0.95, FloorKind.RELATIVE) == "undecided"
+
+
+def test_the_kinds_of_floor_are_told_apart() -> None:
+    """L0 solves half, the directive the same half: it keeps all of L0's quality, and its own is one half."""
+    state, _ = fed([score(index, float(index % 2), float(index % 2)) for index in range(400)])
+    bound, now = bound_of(state), score(400).scored_at
+    assert bound.share == 1.0
+    assert 0.4 < bound.absolute_lower < 0.5
+    assert bound.is_open(0.95, FloorKind.RELATIVE, now, WEEK_SECONDS)
+    assert not bound.is_open(0.95, FloorKind.ABSOLUTE, now, WEEK_SECONDS)
+    assert bound.is_open(0.4, FloorKind.ABSOLUTE, now, WEEK_SECONDS)
+    assert state.settled(CELL, 0.95, FloorKind.RELATIVE) == "open"
+    assert state.settled(CELL, 0.95, FloorKind.ABSOLUTE) == "closed"
+    assert state.settled(CELL, 0.5, FloorKind.ABSOLUTE) == "undecided"
+    assert state.settled(CELL, 0.4, FloorKind.ABSOLUTE) == "open"
+
+
+def test_a_bound_is_open_at_its_limit_and_up_to_its_age() -> None:
+    state, _ = fed([score(index) for index in range(100)])
+    bound, now = bound_of(state), score(99).scored_at
+
+    def is_open(floor: float, age_seconds: float) -> bool:
+        return bound.is_open(floor, FloorKind.RELATIVE, now + timedelta(seconds=age_seconds), 3600.0)
+
+    assert is_open(bound.lower, 0.0)
+    assert is_open(bound.lower, 3600.0)
+    assert not is_open(bound.lower, 3601.0)
+    assert not is_open(bound.lower + 0.0005, 0.0)
+    assert not replace(bound, samples=0).is_open(0.5, FloorKind.RELATIVE, now, 3600.0)
+    assert not replace(bound, lower=float("nan")).is_open(0.5, FloorKind.RELATIVE, now, 3600.0)
+
+
+def test_nothing_is_known_of_a_cell_without_scores() -> None:
+    state, _ = fed([score(0)])
+    assert state.bound(OTHER) is None
+    assert state.settled(OTHER, 0.95, FloorKind.RELATIVE) == "undecided"
+    assert state.cells() == (CELL,)
+    assert state.drift_alarms(OTHER) == 0
+
+
+def test_a_drop_closes_an_open_directive_at_once_and_it_may_open_again() -> None:
+    good = [score(index) for index in range(100)]
+    state, _ = fed(good)
+    drop = [score(index, quality=0.0) for index in range(100, 115)]
+    events = state.observe_all(drop)
+    assert [(event.cell, event.reason, event.floor) for event in events] == [(CELL, EpochReason.DRIFT, RELATIVE)]
+    alarm = drop.index(next(one for one in drop if one.scored_at == events[0].at))
+    assert alarm < 12
+    assert bound_of(state).samples == len(drop) - alarm - 1  # none of those before the alarm
+    assert state.settled(CELL, 0.95, FloorKind.RELATIVE) != "open"
+    assert state.drift_alarms(CELL) == 1
+    state, events = fed([*good, *drop[: alarm + 1]])
+    assert len(events) == 1
+    assert state.bound(CELL) is None
+    assert state.settled(CELL, 0.95, FloorKind.RELATIVE) == "undecided"
+    state.observe_all([score(index) for index in range(200, 300)])
+    assert state.settled(CELL, 0.95, FloorKind.RELATIVE) == "open"
+
+
+def test_a_drop_below_an_absolute_floor_is_found_though_the_baseline_drops_too() -> None:
+    state, _ = fed([score(index) for index in range(100)], ABSOLUTE)
+    assert state.settled(CELL, 0.9, FloorKind.ABSOLUTE) == "open"
+    events = state.observe_all([score(index, 0.0, 0.0) for index in range(100, 115)])
+    assert [(event.reason, event.floor) for event in events] == [(EpochReason.DRIFT, ABSOLUTE)]
+
+
+def test_a_change_that_stays_above_the_floor_closes_nothing() -> None:
+    state, _ = fed([score(index) for index in range(600)], ABSOLUTE)
+    cleared = bound_of(state).lower
+    events = state.observe_all([score(index, quality=float(index % 20 != 0)) for index in range(600, 3000)])
+    assert events == ()
+    assert bound_of(state).upper < cleared  # the change was seen
+    assert state.settled(CELL, 0.9, FloorKind.ABSOLUTE) == "open"
+
+
+def test_a_floor_that_was_never_cleared_raises_no_alarm() -> None:
+    """At a share of 0.93 a strict policy must not throw away what a lax one lives on."""
+    lax = Floor(0.85, FloorKind.RELATIVE)
+    state, events = fed([score(index, quality=float(index % 14 != 0)) for index in range(600)], RELATIVE, lax)
+    assert events == ()
+    assert state.settled(CELL, lax.quality, lax.kind) == "open"
+    assert state.settled(CELL, 0.95, FloorKind.RELATIVE) != "open"
+
+
+def test_a_directive_that_has_become_better_gets_another_chance() -> None:
+    state, _ = fed([score(index, quality=0.0) for index in range(30)])
+    assert state.settled(CELL, 0.95, FloorKind.RELATIVE) == "closed"
+    events = state.observe_all([score(index) for index in range(30, 400)])
+    assert {event.reason for event in events} == {EpochReason.CONTRADICTION}
+    assert state.settled(CELL, 0.95, FloorKind.RELATIVE) == "open"
+
+
+@pytest.mark.parametrize("change", [{"revision": "2"}, {"judge": "grader:exact"}])
+def test_another_revision_or_judge_begins_anew(change: dict[str, str]) -> None:
+    state, _ = fed([score(index) for index in range(100)])
+    event = state.observe(score(100, **change))  # type: ignore[arg-type]
+    assert event == EpochStart(CELL, EpochReason.REVISION, score(100).scored_at)
+    bound = bound_of(state)
+    assert bound.samples == 1
+    assert {bound.judge, bound.revision} >= set(change.values())
+    assert state.settled(CELL, 0.95, FloorKind.RELATIVE) == "undecided"
+    assert state.drift_alarms(CELL) == 0
+
+
+def test_a_straggler_of_an_earlier_revision_has_no_effect() -> None:
+    state, _ = fed([score(index, revision="2") for index in range(10, 90)])
+    before = bound_of(state)
+    assert state.observe(score(5, quality=0.0, revision="1")) is None
+    assert bound_of(state) == before
+
+
+def test_a_sample_may_be_scored_again_at_a_new_revision() -> None:
+    state, _ = fed([score(0)])
+    again = replace(score(1, revision="2"), sample_id=score(0).sample_id)
+    event = state.observe(again)
+    assert event is not None
+    assert event.reason is EpochReason.REVISION
+    assert bound_of(state).samples == 1
+
+
+qualities = st.sampled_from([0.0, 0.5, 1.0])
+histories = st.lists(
+    st.tuples(qualities, qualities, st.sampled_from([CELL, OTHER]), st.integers(1, 12), st.sampled_from("1112")),
+    max_size=25,
+).map(
+    lambda runs: [
+        score(100 * run + index, quality, baseline, cell, revision)
+        for run, (quality, baseline, cell, count, revision) in enumerate(runs)
+        for index in range(count)
+    ]
+)
+
+
+def snapshot(state: Estimates) -> list[object]:
+    floors = [(floor, FloorKind(kind)) for floor in (0.5, 0.9, 0.95) for kind in FloorKind]
+    return [
+        (cell, state.bound(cell), state.drift_alarms(cell), [state.settled(cell, *floor) for floor in floors])
+        for cell in state.cells()
+    ]
+
+
+@settings(max_examples=40, deadline=None)
+@given(histories, st.lists(st.integers(0, 300), max_size=4), st.data())
+def test_a_rebuilt_state_equals_the_one_that_grew(
+    history: list[PairedScore], cuts: list[int], data: st.DataObject
+) -> None:
+    grown, one_by_one, rebuilt = (estimates(RELATIVE, ABSOLUTE) for _ in range(3))
+    bounds = [0, *sorted(min(cut, len(history)) for cut in cuts), len(history)]
+    grown_events = [
+        event
+        for start, end in pairwise(bounds)
+        for event in grown.observe_all(data.draw(st.permutations(history[start:end])))
+    ]
+    single_events = [event for one in history if (event := one_by_one.observe(one)) is not None]
+    rebuilt_events = rebuilt.observe_all(reversed(history))
+    assert snapshot(grown) == snapshot(one_by_one) == snapshot(rebuilt)
+    assert grown_events == single_events == list(rebuilt_events)
+
+
+@settings(max_examples=30, deadline=None)
+@given(histories)
+def test_a_score_counts_once(history: list[PairedScore]) -> None:
+    once, twice = estimates(), estimates()
+    once.observe_all(history)
+    for one in history:
+        twice.observe(one)
+        assert twice.observe(replace(one, quality=1.0 - one.quality)) is None
+    twice.observe_all(history)
+    assert snapshot(twice) == snapshot(once)
+
+
+@settings(max_examples=30, deadline=None)
+@given(histories)
+def test_cells_do_not_touch_one_another(history: list[PairedScore]) -> None:
+    together, _ = fed(history)
+    alone, _ = fed([one for one in history if one.cell == CELL])
+    assert together.bound(CELL) == alone.bound(CELL)
+    assert together.drift_alarms(CELL) == alone.drift_alarms(CELL)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"quality": 1.01}, "quality"),
+        ({"baseline_quality": float("nan")}, "baseline_quality"),
+        ({"scored_at": datetime(2026, 3, 1)}, "scored_at"),
+    ],
+)
+def test_a_score_out_of_range_is_refused_by_name(change: dict[str, object], field: str) -> None:
+    with pytest.raises(ValueError, match=f"^{field} must"):
+        replace(score(0), **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 1.1, float("nan")])
+def test_a_floor_out_of_range_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match=r"^floor must"):
+        Floor(value, FloorKind.RELATIVE)

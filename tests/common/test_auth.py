@@ -1,0 +1,124 @@
+"""Tokens: what a file may hold, and whom a call's metadata makes the caller."""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import grpc
+import pytest
+
+from common.auth import (
+    Authenticator,
+    Principal,
+    RequestContext,
+    Role,
+    TokenEntry,
+    current_request,
+    read_tokens,
+)
+from common.errors import PithError
+
+
+def entry(token: str = "secret", role: str = "client", **fields: str) -> dict[str, str]:
+    return {"sha256": sha256(token.encode()).hexdigest(), "role": role, "name": f"{token}-holder", **fields}
+
+
+def toml(*entries: dict[str, str]) -> str:
+    return "".join(
+        "[[tokens]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items())
+        for fields in entries
+    )
+
+
+@pytest.mark.parametrize("form", ["toml", "json list", "json table"])
+def test_both_formats_hold_the_same_tokens(tmp_path: Path, form: str) -> None:
+    entries = [entry("one", tenant="acme"), entry("two", "evaluator")]
+    path = tmp_path / f"tokens.{form[:4]}"
+    path.write_text(
+        {"toml": toml(*entries), "json list": json.dumps(entries), "json table": json.dumps({"tokens": entries})}[form]
+    )
+    tokens = read_tokens(path)
+    assert [(t.name, t.role, t.tenant) for t in tokens] == [
+        ("one-holder", Role.CLIENT, "acme"),
+        ("two-holder", Role.EVALUATOR, "default"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (toml(entry(role="king")), "tokens.0.role: Input should be 'client'"),
+        (toml(entry(), entry("x", sha256="abc")), "tokens.1.sha256: String should match"),
+        (toml(entry(tennant="acme")), "tokens.0.tennant: Extra inputs"),
+        ("[[tokens]]\nrole = 'client'\nname = 'x'\n", "tokens.0.sha256: Field required"),
+        (toml(entry(), entry()), "two entries have the same sha256"),
+        ("", "no tokens"),
+        ("tokens = 3", "tokens: Input should be a valid list"),
+        ("[[tokens", "tokens.toml: "),
+    ],
+)
+def test_a_faulty_file_is_named_with_entry_and_field(tmp_path: Path, text: str, fault: str) -> None:
+    path = tmp_path / "tokens.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError) as raised:
+        read_tokens(path)
+    assert str(raised.value).startswith(str(path)) and fault in str(raised.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_tokens(tmp_path / "nowhere.toml")
+
+
+def test_a_known_token_makes_its_holder_the_caller() -> None:
+    auth = Authenticator([TokenEntry.model_validate(entry(t, tenant=f"of-{t}")) for t in ("one", "two", "three")])
+    for token in ("one", "two", "three"):
+        # The tenant is the token's, whatever the call says.
+        caller = auth.authenticate({"authorization": f"Bearer {token}", "x-tenant": "other"})
+        assert caller == Principal(f"{token}-holder", Role.CLIENT, f"of-{token}")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"authorization": ""},
+        {"authorization": "Bearer "},
+        {"authorization": "Bearer wrong"},
+        {"authorization": "Bearer secret "},
+        {"authorization": "Digest secret"},
+        {"authorization": "secret"},
+        {"authorization": f"Bearer {sha256(b'secret').hexdigest()}"},
+        {"authorization": b"Bearer secret"},
+        {"x-tenant": "acme"},
+    ],
+)
+def test_anything_but_a_known_token_is_unauthenticated(metadata: dict[str, str | bytes]) -> None:
+    auth = Authenticator([TokenEntry.model_validate(entry())])
+    with pytest.raises(PithError) as raised:
+        auth.authenticate(metadata)
+    assert raised.value.code is grpc.StatusCode.UNAUTHENTICATED
+    assert "wrong" not in raised.value.message and "secret" not in raised.value.message
+
+
+@pytest.mark.parametrize(("metadata", "tenant"), [({}, "default"), ({"x-tenant": "acme"}, "acme")])
+def test_without_tokens_every_caller_is_an_admin_of_the_tenant_it_names(
+    metadata: dict[str, str | bytes], tenant: str
+) -> None:
+    caller = Authenticator.from_file(None).authenticate(metadata)
+    assert (caller.role, caller.tenant) == (Role.ADMIN, tenant)
+
+
+def test_an_empty_list_of_tokens_lets_nobody_in() -> None:
+    with pytest.raises(PithError):
+        Authenticator([]).authenticate({})
+
+
+def test_outside_a_request_there_is_none() -> None:
+    assert current_request() is None
+
+
+def test_what_remains_of_a_deadline_is_never_negative() -> None:
+    caller = Principal("x", Role.CLIENT, "default")
+    assert RequestContext("r", caller).remaining_seconds() is None
+    assert RequestContext("r", caller, deadline=0.0).remaining_seconds() == 0.0

@@ -1,0 +1,167 @@
+"""Configuration: where values come from, and that a bad one stops the service with a line that says why."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import SettingsConfigDict
+
+from common.config import ServiceConfig, is_loopback, load, split_address
+
+TOKEN = '[[tokens]]\nsha256 = "' + "a" * 64 + '"\nrole = "client"\nname = "shop"\n'
+
+
+class ShopConfig(ServiceConfig):
+    model_config = SettingsConfigDict(env_prefix="PITH_SHOP_")
+
+    listen: str = "127.0.0.1:7650"
+    shelves: list[int] = Field(default_factory=list)
+    key: SecretStr | None = Field(default=None, min_length=8)
+
+
+@pytest.fixture(autouse=True)
+def no_ambient_configuration(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("PITH_CLOCK", raising=False)
+    yield
+
+
+def refusal(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    with pytest.raises(SystemExit) as exited:
+        load(ShopConfig)
+    assert exited.value.code == 2
+    return capsys.readouterr().err.splitlines()
+
+
+def test_defaults_are_loopback_and_frozen() -> None:
+    config = load(ShopConfig)
+    assert (config.listen, config.max_message_bytes, config.tokens_file) == ("127.0.0.1:7650", 16 << 20, None)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.listen = "0.0.0.0:1"  # type: ignore[misc]
+
+
+def test_flags_win_over_the_environment_and_it_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "shop.toml"
+    file.write_text('drain_seconds = 1\nlog_level = "error"\nmetrics_port = 1\nshelves = [1, 2]\nclock = "system"\n')
+    monkeypatch.setenv("PITH_SHOP_CONFIG", str(file))
+    monkeypatch.setenv("PITH_SHOP_LOG_LEVEL", "debug")
+    monkeypatch.setenv("PITH_SHOP_METRICS_PORT", "2")
+    config = load(ShopConfig, metrics_port=3)
+    assert (config.drain_seconds, config.log_level, config.metrics_port) == (1, "debug", 3)
+    assert config.shelves == [1, 2]
+
+
+def test_the_clock_is_shared_by_all_services_and_unprefixed_names_are_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CLOCK", "nonsense")
+    monkeypatch.setenv("PITH_CLOCK", "scaled:2026-07-01T00:00:00Z:60")
+    assert load(ShopConfig).clock == "scaled:2026-07-01T00:00:00Z:60"
+
+
+def test_every_fault_is_a_line_with_name_value_and_limit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PITH_SHOP_DRAIN_SECONDS", "-1")
+    monkeypatch.setenv("PITH_SHOP_LOG_LEVEL", "loud")
+    monkeypatch.setenv("PITH_SHOP_SHELVES", '[1, "x"]')
+    monkeypatch.setenv("PITH_CLOCK", "fast")
+    lines = refusal(capsys)
+    assert len(lines) == 4
+    assert lines[0].startswith("ShopConfig: clock = 'fast': ")
+    assert "ShopConfig: drain_seconds = '-1': Input should be greater than or equal to 0" in lines
+    assert any(line.startswith("ShopConfig: log_level = 'loud': ") and "'warning'" in line for line in lines)
+    assert any(line.startswith("ShopConfig: shelves.1 = 'x': ") for line in lines)
+
+
+def test_a_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PITH_SHOP_KEY", "hunter2")
+    (line,) = refusal(capsys)
+    assert line.startswith("ShopConfig: key: ") and "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("drain_second = 1\n", "drain_second: unknown key"), ("listen = \n", "PITH_SHOP_CONFIG: not TOML")],
+)
+def test_a_faulty_file_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    expected: str,
+) -> None:
+    file = tmp_path / "shop.toml"
+    file.write_text(text)
+    monkeypatch.setenv("PITH_SHOP_CONFIG", str(file))
+    (line,) = refusal(capsys)
+    assert expected in line
+
+
+def test_a_missing_file_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PITH_SHOP_CONFIG", "nowhere.toml")
+    assert refusal(capsys) == ["ShopConfig: PITH_SHOP_CONFIG: no such file: nowhere.toml"]
+
+
+def test_a_malformed_list_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PITH_SHOP_SHELVES", "[1,")
+    (line,) = refusal(capsys)
+    assert "shelves" in line
+
+
+def test_beyond_loopback_takes_both_insecure_and_tokens(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text(TOKEN)
+    monkeypatch.setenv("PITH_SHOP_LISTEN", "0.0.0.0:7650")
+    assert "set insecure" in refusal(capsys)[0]
+    monkeypatch.setenv("PITH_SHOP_INSECURE", "true")
+    assert "set tokens_file" in refusal(capsys)[0]
+    monkeypatch.setenv("PITH_SHOP_TOKENS_FILE", str(tokens))
+    assert load(ShopConfig).listen_host == "0.0.0.0"
+    monkeypatch.setenv("PITH_CLOCK", "scaled:2026-07-01T00:00:00Z:60")
+    assert "loopback only" in refusal(capsys)[0]
+
+
+def test_a_tokens_file_is_read_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text(TOKEN.replace("client", "king"))
+    monkeypatch.setenv("PITH_SHOP_TOKENS_FILE", str(tokens))
+    (line,) = refusal(capsys)
+    assert "tokens.0.role" in line
+
+
+@pytest.mark.parametrize(
+    ("listen", "loopback"),
+    [
+        ("127.0.0.1:1", True),
+        ("127.8.9.10:1", True),
+        ("[::1]:1", True),
+        ("localhost:1", True),
+        ("unix:/tmp/pith.sock", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("10.0.0.1:1", False),
+        ("router:7600", False),
+        ("localhost.example.org:1", False),
+        ("127.0.0.1.example.org:1", False),
+    ],
+)
+def test_loopback_is_told_from_the_rest(listen: str, loopback: bool) -> None:
+    assert is_loopback(listen) is loopback
+
+
+@pytest.mark.parametrize(
+    "listen", ["", "7600", ":7600", "localhost", "localhost:", "localhost:x", "h:65536", "::1:7600", "h:-1"]
+)
+def test_a_malformed_address_is_refused(listen: str) -> None:
+    with pytest.raises(ValueError, match=r"must be HOST:PORT|has port"):
+        split_address(listen)
+
+
+def test_the_metrics_host_is_that_of_the_service() -> None:
+    assert ShopConfig(listen="[::1]:1").listen_host == "::1"
+    assert ShopConfig(listen="unix:/tmp/pith.sock").listen_host == "127.0.0.1"

@@ -1,0 +1,609 @@
+"""The handler wrapper and the server's life, over real connections, with a service made up for the purpose."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from hashlib import sha256
+from io import StringIO
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client import generate_latest
+
+from common import logging
+from common.auth import Authenticator, Role, TokenEntry, current_request
+from common.config import ServiceConfig
+from common.errors import FieldViolation, from_rpc_error, invalid_argument, resource_exhausted
+from common.grpc_server import GrpcServer, run_until_signalled
+from common.metrics import Metrics
+
+
+def _make_service() -> Any:
+    file = descriptor_pb2.FileDescriptorProto(name="pith_test/echo.proto", package="pith_test", syntax="proto3")
+    note = file.message_type.add(name="Note")
+    note.field.add(name="text", number=1, type="TYPE_STRING", label="LABEL_OPTIONAL")
+    service = file.service.add(name="Echo")
+    for name, streams in (("Say", False), ("Later", False), ("Count", True), ("Watch", True)):
+        service.method.add(
+            name=name, input_type=".pith_test.Note", output_type=".pith_test.Note", server_streaming=streams
+        )
+    pool = descriptor_pool.Default()
+    pool.AddSerializedFile(file.SerializeToString())
+    return pool.FindServiceByName("pith_test.Echo")
+
+
+ECHO = _make_service()
+Note: Any = message_factory.GetMessageClass(ECHO.methods_by_name["Say"].input_type)
+ROLES = {"Say": {Role.CLIENT}, "Later": {Role.CLIENT}, "Count": {Role.CLIENT}, "Watch": {Role.ENGINE}}
+SAY = "/pith_test.Echo/Say"
+
+Handler = Callable[[Any, Any], Awaitable[Any]]
+
+
+class Echo:
+    """Each test puts in the handlers that it is about."""
+
+    def __init__(self, say: Handler | None = None, count: Any = None, watch: Any = None) -> None:
+        if say is not None:
+            self._say = say
+        if count is not None:
+            self._count = count
+        if watch is not None:
+            self._watch = watch
+
+    async def Say(self, request: Any, context: Any) -> Any:
+        return await self._say(request, context)
+
+    async def Count(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        async for note in self._count(request, context):
+            yield note
+
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        async for note in self._watch(request, context):
+            yield note
+
+    async def _say(self, request: Any, context: Any) -> Any:
+        return Note(text=request.text)
+
+
+class Served:
+    def __init__(self, server: GrpcServer, channel: grpc.aio.Channel, metrics: Metrics, log: StringIO) -> None:
+        self.server = server
+        self.channel = channel
+        self.log = log
+        self._metrics = metrics
+        self.say = self._unary("Say")
+        self.later = self._unary("Later")
+        self.count = self._stream("Count")
+        self.watch = self._stream("Watch")
+
+    def metrics(self) -> str:
+        return generate_latest(self._metrics.registry).decode()
+
+    def handled(self, method: str, code: str) -> float:
+        labels = {"method": f"/pith_test.Echo/{method}", "code": code}
+        return self._metrics.registry.get_sample_value("pith_grpc_requests_total", labels) or 0.0
+
+    def in_flight(self, method: str) -> float | None:
+        return self._metrics.registry.get_sample_value(
+            "pith_grpc_requests_in_flight", {"method": f"/pith_test.Echo/{method}"}
+        )
+
+    async def failure(self, call: Awaitable[Any]) -> grpc.aio.AioRpcError:
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await call
+        return failed.value
+
+    def _unary(self, name: str) -> Any:
+        return self.channel.unary_unary(
+            f"/pith_test.Echo/{name}",
+            request_serializer=Note.SerializeToString,
+            response_deserializer=Note.FromString,
+        )
+
+    def _stream(self, name: str) -> Any:
+        return self.channel.unary_stream(
+            f"/pith_test.Echo/{name}",
+            request_serializer=Note.SerializeToString,
+            response_deserializer=Note.FromString,
+        )
+
+
+Serve = Callable[..., Awaitable[Served]]
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    opened: list[Served] = []
+
+    async def serve(echo: Echo, tokens: list[TokenEntry] | None = None, **config: Any) -> Served:
+        log = StringIO()
+        logging.configure("test", "debug", stream=log)
+        metrics = Metrics("test")
+        server = GrpcServer(ServiceConfig(**config), Authenticator(tokens), metrics)
+        server.add(echo, ECHO, roles=ROLES, watches={"Watch"})
+        port = await server.start()
+        await server.set_serving(True)
+        channel = grpc.aio.insecure_channel(
+            f"127.0.0.1:{port}",
+            options=[
+                ("grpc.max_receive_message_length", 32 << 20),
+                ("grpc.max_send_message_length", 32 << 20),
+                ("grpc.use_local_subchannel_pool", 1),
+            ],
+        )
+        opened.append(Served(server, channel, metrics, log))
+        return opened[-1]
+
+    yield serve
+    for served in opened:
+        await served.channel.close()
+        await served.server.drain(grace_seconds=0)
+
+
+async def health_of(served: Served, service: str = "") -> int:
+    stub = health_pb2_grpc.HealthStub(served.channel)
+    reply = await stub.Check(health_pb2.HealthCheckRequest(service=service))
+    return int(reply.status)
+
+
+async def test_a_unary_call_is_answered_under_the_callers_request_id(serve: Serve) -> None:
+    seen: list[str] = []
+
+    async def say(request: Any, context: Any) -> Any:
+        seen.append(current_request().request_id)  # type: ignore[union-attr]
+        return Note(text=request.text.upper())
+
+    served = await serve(Echo(say))
+    call = served.say(Note(text="pith"), metadata=(("x-request-id", "r-17"),))
+    assert (await call).text == "PITH"
+    assert seen == ["r-17"]
+    assert ("x-request-id", "r-17") in tuple(await call.trailing_metadata())
+
+
+@pytest.mark.parametrize("given", [None, "two words", "x" * 129])
+async def test_a_missing_or_unfit_request_id_is_replaced(serve: Serve, given: str | None) -> None:
+    served = await serve(Echo())
+    call = served.say(Note(), metadata=(("x-request-id", given),) if given else None)
+    await call
+    echoed = dict(await call.trailing_metadata())["x-request-id"]
+    assert len(echoed) == 32 and echoed != given
+
+
+async def test_every_field_violation_reaches_the_client(serve: Serve) -> None:
+    violations = [
+        FieldViolation("sampling.temperature", "is nan; must be 0 to 2"),
+        FieldViolation("messages", "is empty; at least 1 is needed"),
+    ]
+
+    async def say(request: Any, context: Any) -> Any:
+        raise invalid_argument(violations)
+
+    served = await serve(Echo(say))
+    failed = await served.failure(served.say(Note(), metadata=(("x-request-id", "r-1"),)))
+    error = from_rpc_error(failed)
+    assert failed.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.violations == tuple(violations)
+    assert error.reason == "INVALID_FIELDS"
+    assert dict(failed.trailing_metadata())["x-request-id"] == "r-1"
+
+
+async def test_more_violations_than_a_trailer_holds_still_arrive_as_invalid_argument(serve: Serve) -> None:
+    async def say(request: Any, context: Any) -> Any:
+        raise invalid_argument([FieldViolation(f"messages[{i}].text", "é" * 500) for i in range(1000)])
+
+    served = await serve(Echo(say))
+    error = from_rpc_error(await served.failure(served.say(Note())))
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.violations[0].field == "messages[0].text"
+    assert "999 more" in error.message
+
+
+async def test_retry_delay_reaches_the_client(serve: Serve) -> None:
+    async def say(request: Any, context: Any) -> Any:
+        raise resource_exhausted("QUEUE_FULL", "64 requests wait", retry_after_seconds=1.5)
+
+    served = await serve(Echo(say))
+    error = from_rpc_error(await served.failure(served.say(Note())))
+    assert (error.code, error.reason, error.retry_after_seconds) == (
+        grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL", 1.5,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_undecodable_bytes_are_invalid_argument_and_the_server_lives_on(serve: Serve, streams: bool) -> None:
+    async def count(request: Any, context: Any) -> AsyncIterator[Any]:
+        yield Note()
+
+    served = await serve(Echo(count=count))
+    if streams:
+        failed = await served.failure(served.channel.unary_stream("/pith_test.Echo/Count")(b"\xff\xff").read())
+    else:
+        failed = await served.failure(served.channel.unary_unary(SAY)(b"\xff\xff"))
+    error = from_rpc_error(failed)
+    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "UNDECODABLE")
+    assert "pith_test.Note" in error.message
+    assert (await served.say(Note(text="still here"))).text == "still here"
+
+
+async def test_an_unexpected_exception_tells_the_client_its_request_id_and_nothing_else(serve: Serve) -> None:
+    async def say(request: Any, context: Any) -> Any:
+        raise RuntimeError("password hunter2")
+
+    served = await serve(Echo(say))
+    failed = await served.failure(served.say(Note(), metadata=(("x-request-id", "r-9"),)))
+    assert failed.code() is grpc.StatusCode.INTERNAL
+    assert "r-9" in str(failed.details())
+    assert "hunter2" not in repr(failed) and "RuntimeError" not in repr(failed)
+    assert "RuntimeError: password hunter2" in served.log.getvalue()
+    assert served.handled("Say", "INTERNAL") == 1
+
+
+async def test_a_reply_that_is_no_message_is_internal(serve: Serve) -> None:
+    async def say(request: Any, context: Any) -> Any:
+        return None
+
+    served = await serve(Echo(say))
+    failed = await served.failure(served.say(Note()))
+    assert failed.code() is grpc.StatusCode.INTERNAL
+    assert "NoneType" not in str(failed.details())
+
+
+async def test_an_rpc_that_the_servicer_lacks_is_unimplemented(serve: Serve) -> None:
+    served = await serve(Echo())
+    error = from_rpc_error(await served.failure(served.later(Note())))
+    assert (error.code, error.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_YET")
+
+
+async def test_an_rpc_left_as_generated_is_unimplemented() -> None:
+    server = GrpcServer(ServiceConfig(), Authenticator(None), Metrics("test"))
+    health = health_pb2.DESCRIPTOR.services_by_name["Health"]
+    # Accepted, although its methods are plain functions.
+    server.add(health_pb2_grpc.HealthServicer(), health, roles={m.name: None for m in health.methods})
+
+
+async def test_a_streams_bytes_pass_through_as_they_are(serve: Serve) -> None:
+    async def count(request: Any, context: Any) -> AsyncIterator[Any]:
+        yield Note(text="parsed")
+        yield Note(text="relayed").SerializeToString()
+
+    served = await serve(Echo(count=count))
+    assert [note.text async for note in served.count(Note())] == ["parsed", "relayed"]
+    assert served.handled("Count", "OK") == 1
+
+
+async def test_an_error_after_the_first_messages_ends_the_stream_with_its_details(serve: Serve) -> None:
+    async def count(request: Any, context: Any) -> AsyncIterator[Any]:
+        yield Note(text="1")
+        raise resource_exhausted("QUEUE_FULL", "full", 2.0)
+
+    served = await serve(Echo(count=count))
+    call = served.count(Note())
+    assert (await call.read()).text == "1"
+    assert from_rpc_error(await served.failure(call.read())).retry_after_seconds == 2.0
+
+
+async def test_a_cancelled_stream_runs_its_finally_at_once_and_counts_as_cancelled(serve: Serve) -> None:
+    cleaned = asyncio.Event()
+
+    async def count(request: Any, context: Any) -> AsyncIterator[Any]:
+        try:
+            yield Note(text="1")
+            await asyncio.Event().wait()
+        finally:
+            cleaned.set()
+
+    served = await serve(Echo(count=count))
+    call = served.count(Note())
+    await call.read()
+    assert served.in_flight("Count") == 1
+    call.cancel()
+    await cleaned.wait()
+    assert served.in_flight("Count") == 0
+    assert served.handled("Count", "CANCELLED") == 1
+
+
+async def test_a_stream_cancelled_while_a_message_is_written_cleans_up_before_the_call_ends(serve: Serve) -> None:
+    cleaned = asyncio.Event()
+    in_flight_at_cleanup: list[float | None] = []
+
+    class Flood(Echo):
+        async def Count(self, request: Any, context: Any) -> AsyncIterator[Any]:
+            try:
+                while True:  # awaits nothing itself: the cancel can only meet it in a write
+                    yield Note(text="x" * (1 << 20))
+            finally:
+                in_flight_at_cleanup.append(served.in_flight("Count"))
+                cleaned.set()
+
+    served = await serve(Flood())
+    call = served.count(Note())
+    await call.read()
+    call.cancel()
+    await cleaned.wait()
+    assert in_flight_at_cleanup == [1]
+
+
+async def test_a_calls_deadline_ends_it_and_is_counted(serve: Serve) -> None:
+    ended = asyncio.Event()
+
+    async def say(request: Any, context: Any) -> Any:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    served = await serve(Echo(say))
+    failed = await served.failure(served.say(Note(), timeout=0.2))
+    assert failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await ended.wait()
+    assert served.handled("Say", "DEADLINE_EXCEEDED") == 1
+
+
+async def test_a_call_without_a_deadline_gets_the_default(serve: Serve) -> None:
+    async def say(request: Any, context: Any) -> Any:
+        await asyncio.Event().wait()
+
+    served = await serve(Echo(say), default_deadline_seconds=0.05)
+    error = from_rpc_error(await served.failure(served.say(Note())))
+    assert (error.code, error.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE")
+
+
+async def test_a_long_deadline_is_clamped_and_the_handler_sees_what_remains(serve: Serve) -> None:
+    remaining: list[float | None] = []
+
+    async def say(request: Any, context: Any) -> Any:
+        remaining.append(current_request().remaining_seconds())  # type: ignore[union-attr]
+        return Note()
+
+    served = await serve(Echo(say), max_deadline_seconds=30)
+    await served.say(Note(), timeout=3600)
+    await served.say(Note(), timeout=10)
+    clamped, own = remaining
+    assert clamped is not None and 20 < clamped <= 30
+    assert own is not None and 5 < own < 20
+
+
+async def test_a_handlers_own_timeout_is_an_internal_fault_not_the_deadline(serve: Serve) -> None:
+    async def say(request: Any, context: Any) -> Any:
+        raise TimeoutError("of a database")
+
+    served = await serve(Echo(say))
+    assert (await served.failure(served.say(Note()))).code() is grpc.StatusCode.INTERNAL
+
+
+def _token(token: str, role: Role) -> TokenEntry:
+    return TokenEntry(sha256=sha256(token.encode()).hexdigest(), role=role, tenant="acme", name=f"{role}-1")
+
+
+async def test_tokens_decide_who_may_call(serve: Serve) -> None:
+    principals = []
+
+    async def say(request: Any, context: Any) -> Any:
+        principals.append(current_request().principal)  # type: ignore[union-attr]
+        return Note()
+
+    tokens = [_token("c", Role.CLIENT), _token("e", Role.EVALUATOR), _token("a", Role.ADMIN)]
+    served = await serve(Echo(say), tokens)
+
+    def as_(token: str) -> Any:
+        return served.say(Note(), metadata=(("authorization", f"Bearer {token}"),))
+
+    assert (await served.failure(served.say(Note()))).code() is grpc.StatusCode.UNAUTHENTICATED
+    error = from_rpc_error(await served.failure(as_("wrong")))
+    assert (error.code, error.reason) == (grpc.StatusCode.UNAUTHENTICATED, "BAD_TOKEN")
+    error = from_rpc_error(await served.failure(as_("e")))
+    assert error.code is grpc.StatusCode.PERMISSION_DENIED
+    assert error.metadata == {"role": "evaluator", "needed": "admin, client"}
+    assert principals == []
+    await as_("c")
+    await as_("a")
+    assert [(p.role, p.tenant) for p in principals] == [(Role.CLIENT, "acme"), (Role.ADMIN, "acme")]
+
+
+async def test_the_token_is_checked_before_the_bytes_are_decoded(serve: Serve) -> None:
+    served = await serve(Echo(), [_token("c", Role.CLIENT)])
+    failed = await served.failure(served.channel.unary_unary(SAY)(b"\xff\xff"))
+    assert failed.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_health_and_reflection_ask_for_no_token(serve: Serve) -> None:
+    served = await serve(Echo(), [_token("c", Role.CLIENT)])
+    assert await health_of(served) == health_pb2.HealthCheckResponse.SERVING
+    stub = reflection_pb2_grpc.ServerReflectionStub(served.channel)
+    call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+    reply = await call.read()
+    names = {service.name for service in reply.list_services_response.service}
+    assert {"pith_test.Echo", "grpc.health.v1.Health"} <= names
+
+
+async def test_reflection_can_be_turned_off(serve: Serve) -> None:
+    served = await serve(Echo(), reflection=False)
+    stub = reflection_pb2_grpc.ServerReflectionStub(served.channel)
+    call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+    assert (await served.failure(call.read())).code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_health_says_whether_each_service_serves(serve: Serve) -> None:
+    served = await serve(Echo())
+    statuses = health_pb2.HealthCheckResponse
+    assert await health_of(served, "pith_test.Echo") == statuses.SERVING
+    await served.server.set_serving(False)
+    assert await health_of(served, "pith_test.Echo") == statuses.NOT_SERVING
+    assert await health_of(served) == statuses.NOT_SERVING
+
+
+async def test_a_large_message_reaches_the_handler_and_a_larger_one_is_refused(serve: Serve) -> None:
+    async def say(request: Any, context: Any) -> Any:
+        return Note(text=str(len(request.text)))
+
+    served = await serve(Echo(say))
+    assert (await served.say(Note(text="x" * 10_000_000))).text == "10000000"
+    failed = await served.failure(served.say(Note(text="x" * (17 << 20))))
+    assert failed.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert (await served.say(Note(text="x"))).text == "1"
+
+
+async def test_a_drain_ends_calls_in_flight_and_refuses_new_ones(serve: Serve) -> None:
+    entered, release = asyncio.Event(), asyncio.Event()
+
+    async def say(request: Any, context: Any) -> Any:
+        entered.set()
+        await release.wait()
+        return Note(text="done")
+
+    served = await serve(Echo(say), drain_seconds=30)
+    in_flight = asyncio.ensure_future(served.say(Note()))
+    await entered.wait()
+    watcher = health_pb2_grpc.HealthStub(served.channel).Watch(health_pb2.HealthCheckRequest())
+    statuses = _statuses(watcher)
+    assert await anext(statuses) == health_pb2.HealthCheckResponse.SERVING
+
+    drain = asyncio.create_task(served.server.drain())
+    # The health watch ends, lest it hold the drain up.
+    assert health_pb2.HealthCheckResponse.SERVING not in [status async for status in statuses]
+    refused = await served.failure(served.say(Note(), timeout=5))
+    # A call that crosses the closing of the port on its way is cancelled by gRPC itself.
+    assert refused.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    assert not drain.done() and not in_flight.done()
+    release.set()
+    assert (await in_flight).text == "done"
+    await drain
+
+
+async def test_a_watch_has_no_deadline_and_a_drain_ends_it_as_unavailable(serve: Serve) -> None:
+    deadlines: list[float | None] = []
+
+    async def watch(request: Any, context: Any) -> AsyncIterator[Any]:
+        deadlines.append(current_request().deadline)  # type: ignore[union-attr]
+        yield Note(text="now")
+        await asyncio.Event().wait()
+
+    served = await serve(Echo(watch=watch), default_deadline_seconds=0.01, drain_seconds=30)
+    call = served.watch(Note())
+    assert (await call.read()).text == "now"
+    assert deadlines == [None]
+    drain = asyncio.create_task(served.server.drain())
+    error = from_rpc_error(await served.failure(call.read()))
+    assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+    await drain
+
+
+async def test_a_drain_cancels_what_outlasts_its_grace(serve: Serve) -> None:
+    entered, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def say(request: Any, context: Any) -> Any:
+        entered.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    served = await serve(Echo(say))
+    call = asyncio.ensure_future(served.say(Note()))
+    await entered.wait()
+    await served.server.drain(grace_seconds=0.05)
+    await cancelled.wait()
+    await served.failure(call)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_drains_and_a_second_cuts_the_drain_short(serve: Serve, number: signal.Signals) -> None:
+    entered = asyncio.Event()
+
+    async def say(request: Any, context: Any) -> Any:
+        entered.set()
+        await asyncio.Event().wait()
+
+    async def watch(request: Any, context: Any) -> AsyncIterator[Any]:
+        yield Note()
+        await asyncio.Event().wait()
+
+    served = await serve(Echo(say, watch=watch), drain_seconds=3600)
+    watcher = served.watch(Note())
+    await watcher.read()
+    run = asyncio.create_task(run_until_signalled(served.server))
+    call = asyncio.ensure_future(served.say(Note()))
+    await entered.wait()
+    os.kill(os.getpid(), number)
+    await served.failure(watcher.read())
+    assert not run.done()
+    os.kill(os.getpid(), number)
+    await run
+    await served.failure(call)
+
+
+async def test_during_the_drains_delay_health_is_not_serving_and_calls_are_still_answered(serve: Serve) -> None:
+    served = await serve(Echo(), drain_delay_seconds=600)
+    watcher = health_pb2_grpc.HealthStub(served.channel).Watch(health_pb2.HealthCheckRequest())
+    statuses = _statuses(watcher)
+    assert await anext(statuses) == health_pb2.HealthCheckResponse.SERVING
+    run = asyncio.create_task(run_until_signalled(served.server))
+    await served.say(Note())
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await anext(statuses) == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert await health_of(served, "pith_test.Echo") == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert (await served.say(Note(text="late"))).text == "late"
+    os.kill(os.getpid(), signal.SIGTERM)
+    await run
+
+
+async def test_metrics_count_calls_by_method_and_code(serve: Serve) -> None:
+    served = await serve(Echo())
+    await served.say(Note())
+    await served.say(Note())
+    await served.failure(served.later(Note()))
+    text = served.metrics()
+    assert 'pith_grpc_requests_total{code="OK",method="/pith_test.Echo/Say"} 2.0' in text
+    assert 'pith_grpc_requests_total{code="UNIMPLEMENTED",method="/pith_test.Echo/Later"} 1.0' in text
+    assert 'pith_grpc_request_duration_seconds_count{method="/pith_test.Echo/Say"} 2.0' in text
+    assert 'pith_grpc_requests_in_flight{method="/pith_test.Echo/Say"} 0.0' in text
+
+
+async def test_the_access_log_names_the_call_and_never_what_was_said(serve: Serve) -> None:
+    served = await serve(Echo())
+    await served.say(Note(text="my secret"), metadata=(("x-request-id", "r-3"), ("x-tenant", "acme")))
+    line = next(line for line in served.log.getvalue().splitlines() if SAY in line)
+    assert '"request_id": "r-3"' in line and '"tenant": "acme"' in line and '"code": "OK"' in line
+    assert "my secret" not in served.log.getvalue()
+
+
+async def test_two_servers_on_one_port_is_an_error(serve: Serve) -> None:
+    first = GrpcServer(ServiceConfig(), Authenticator(None), Metrics("test"))
+    port = await first.start()
+    second = GrpcServer(ServiceConfig(listen=f"127.0.0.1:{port}"), Authenticator(None), Metrics("test"))
+    with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}"):
+        await second.start()
+    await first.drain()
+
+
+def test_every_rpc_needs_its_roles_and_async_handlers() -> None:
+    async def build() -> None:
+        server = GrpcServer(ServiceConfig(), Authenticator(None), Metrics("test"))
+        with pytest.raises(ValueError, match=r"roles must name each of \['Count', 'Later', 'Say', 'Watch'\]"):
+            server.add(Echo(), ECHO, roles={"Say": {Role.CLIENT}})
+        with pytest.raises(ValueError, match="watches"):
+            server.add(Echo(), ECHO, roles=ROLES, watches={"Wach"})
+
+        class Blocking(Echo):
+            def Later(self, request: Any, context: Any) -> Any:
+                return Note()
+
+        with pytest.raises(TypeError, match="must be async"):
+            server.add(Blocking(), ECHO, roles=ROLES)
+
+    asyncio.run(build())
+
+
+async def _statuses(watcher: Any) -> AsyncIterator[int]:
+    try:
+        async for reply in watcher:
+            yield reply.status
+    except grpc.aio.AioRpcError as error:
+        assert error.code() is grpc.StatusCode.UNAVAILABLE

@@ -1,0 +1,140 @@
+"""Which token is chosen, and that it depends on nothing but the row's own logits, parameters, seed and index."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.sampling import SamplingBatch, SamplingParams, sample, uniforms
+
+DRAWS = 20_000
+LOGITS = torch.tensor([1.0, 3.0, -2.0, 2.0, 0.0, 2.5])
+
+
+def frequencies(params: SamplingParams, logits: torch.Tensor = LOGITS, draws: int = DRAWS) -> npt.NDArray[np.float64]:
+    """Shares of the tokens over output indices 0, 1, 2, …"""
+    batch = SamplingBatch.of([params] * draws, range(draws))
+    return np.bincount(sample(logits.expand(draws, -1), batch), minlength=len(logits)) / draws
+
+
+def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    weights = np.exp(logits - logits.max())
+    return weights / weights.sum()
+
+
+@pytest.mark.parametrize(
+    ("params", "kept"),
+    [
+        (SamplingParams(temperature=1.0), [0, 1, 2, 3, 4, 5]),
+        (SamplingParams(temperature=0.5), [0, 1, 2, 3, 4, 5]),
+        (SamplingParams(temperature=3.0), [0, 1, 2, 3, 4, 5]),
+        (SamplingParams(temperature=1.0, top_k=3), [1, 5, 3]),
+        (SamplingParams(temperature=2.0, top_k=1), [1]),
+        (SamplingParams(temperature=1.0, top_k=99), [0, 1, 2, 3, 4, 5]),
+        # Probabilities from the top: 0.441, 0.268, 0.162, 0.060, 0.022, 0.003.
+        (SamplingParams(temperature=1.0, top_p=0.40), [1]),
+        (SamplingParams(temperature=1.0, top_p=0.60), [1, 5]),
+        (SamplingParams(temperature=1.0, top_p=0.85), [1, 5, 3]),
+        # Renormalised over three tokens: 0.506, 0.307, 0.186, so that two of them reach 0.8.
+        (SamplingParams(temperature=1.0, top_k=3, top_p=0.8), [1, 5]),
+        (SamplingParams(temperature=1.0, top_p=1e-9), [1]),
+    ],
+)
+def test_draws_follow_the_distribution(params: SamplingParams, kept: list[int]) -> None:
+    expected = np.zeros(len(LOGITS))
+    expected[kept] = softmax(LOGITS.double().numpy()[kept] / params.temperature)
+    found = frequencies(params)
+    assert set(np.flatnonzero(found)) <= set(kept)
+    # Four standard deviations of a share.
+    np.testing.assert_allclose(found, expected, atol=4 * np.sqrt(0.25 / DRAWS))
+
+
+@pytest.mark.parametrize(
+    ("params", "kept"),
+    [
+        (SamplingParams(temperature=1.0, top_p=0.5), 500),
+        (SamplingParams(temperature=1.0, top_k=300), 300),
+        (SamplingParams(temperature=1.0, top_k=300, top_p=0.5), 150),
+        (SamplingParams(temperature=1.0, top_k=20, top_p=0.5), 10),
+    ],
+)
+def test_limits_hold_in_a_large_even_vocabulary(params: SamplingParams, kept: int) -> None:
+    # Falls so slowly that the most likely are known and all are about even.
+    logits = -torch.arange(1000) * 1e-5
+    shuffled = torch.randperm(1000, generator=torch.Generator().manual_seed(0))
+    found = frequencies(params, logits[shuffled], draws=5000)
+    rank = shuffled[torch.from_numpy(np.flatnonzero(found))]
+    # Half of the probability lies a little before the half of the tokens; a few are never drawn.
+    assert kept * 0.97 - 1 <= len(rank) <= kept
+    assert rank.max() < kept
+
+
+def test_greedy_takes_the_most_likely_and_the_lowest_id_among_equals() -> None:
+    logits = torch.tensor([[0.0, 2.0, 2.0], [5.0, 1.0, 5.0]])
+    assert sample(logits, SamplingBatch.of([SamplingParams()] * 2, [0, 3])).tolist() == [1, 0]
+
+
+def test_a_tiny_temperature_is_greedy_and_a_huge_one_even() -> None:
+    assert frequencies(SamplingParams(temperature=1e-300))[1] == 1
+    np.testing.assert_allclose(frequencies(SamplingParams(temperature=1e9)), 1 / 6, atol=0.015)
+
+
+def test_seeds_differ() -> None:
+    batch = SamplingBatch.of([SamplingParams(temperature=1.0, seed=seed) for seed in range(DRAWS)], [0] * DRAWS)
+    found = np.bincount(sample(LOGITS.expand(DRAWS, -1), batch), minlength=6) / DRAWS
+    np.testing.assert_allclose(found, softmax(LOGITS.double().numpy()), atol=0.015)
+
+
+def test_uniforms_are_even_independent_and_fixed_for_good() -> None:
+    seed = np.repeat(np.arange(200, dtype=np.uint64), 200)
+    index = np.tile(np.arange(200, dtype=np.uint64), 200)
+    drawn = uniforms(seed, index)
+    assert drawn.min() >= 0 and drawn.max() < 1
+    counts, _ = np.histogram(drawn, bins=50, range=(0, 1))
+    # 49 degrees of freedom: mean 49, standard deviation 9.9.
+    assert ((counts - 800) ** 2 / 800).sum() < 90
+    grid = drawn.reshape(200, 200)
+    for one, other in ((grid[:, :-1], grid[:, 1:]), (grid[:-1], grid[1:])):
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.02
+    # A change here would make every resumed answer jump.
+    fixed = uniforms(np.array([0, 1, 2**64 - 1], np.uint64), np.array([0, 7, 2**32], np.uint64))
+    np.testing.assert_allclose(fixed, FIXED_UNIFORMS, rtol=0, atol=1e-15)
+
+
+def splitmix64(x: int) -> int:
+    """The published finaliser in Python's own integers."""
+    x = (x + 0x9E3779B97F4A7C15) % 2**64
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+    return x ^ (x >> 31)
+
+
+FIXED_UNIFORMS = [
+    (splitmix64(splitmix64(seed) ^ index) >> 11) / 2**53 for seed, index in ((0, 0), (1, 7), (2**64 - 1, 2**32))
+]
+
+params = st.builds(
+    SamplingParams,
+    temperature=st.sampled_from([0.0, 0.3, 1.0, 2.0]),
+    top_k=st.sampled_from([0, 1, 5, 12, 200]),
+    top_p=st.sampled_from([0.1, 0.7, 0.999, 1.0]),
+    seed=st.integers(0, 2**64 - 1),
+)
+
+
+@given(
+    st.lists(st.tuples(params, st.integers(0, 2**31)), min_size=1, max_size=8),
+    st.sampled_from([11, 400]),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_row_does_not_depend_on_its_neighbours(
+    rows: list[tuple[SamplingParams, int]], vocabulary: int, seed: int
+) -> None:
+    drawn = np.random.default_rng(seed).standard_normal((len(rows), vocabulary))
+    logits = torch.from_numpy(drawn.astype(np.float32)) * 3
+    together = sample(logits, SamplingBatch.of([one for one, _ in rows], [index for _, index in rows]))
+    for row, (one, index) in enumerate(rows):
+        alone = sample(logits[row : row + 1], SamplingBatch.of([one], [index]))
+        assert alone.tolist() == [together[row]]

@@ -1,0 +1,173 @@
+"""Text to tokens and back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Library
+from tokenizers import decoders, models
+
+from engine.tokenizer import TemplateRejectedError, Tokenizer
+from engine.weights import ModelError
+from tests.engine.tiny_model import BEGIN, END, TURN, byte_tokenizer, write_tokenizer
+
+VOCABULARY = 262
+"""Three more than the tokenizer knows, as in checkpoints with padded embeddings."""
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tokenizer(directory: Path) -> Tokenizer:
+    return Tokenizer(directory, VOCABULARY)
+
+
+def detokenised(tokenizer: Tokenizer, token_ids: list[int]) -> str:
+    detokenizer = tokenizer.detokenizer()
+    return "".join(map(detokenizer.push, token_ids)) + detokenizer.flush()
+
+
+@given(st.text())
+def test_any_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
+    assert detokenised(tokenizer, tokenizer.encode(text)) == text
+
+
+@given(st.lists(st.integers(0, 258)))
+def test_any_tokens_give_the_text_that_the_library_gives(tokenizer: Tokenizer, token_ids: list[int]) -> None:
+    assert detokenised(tokenizer, token_ids) == byte_tokenizer().decode(token_ids, skip_special_tokens=True)
+
+
+@given(st.text())
+def test_a_character_comes_whole_and_with_its_last_byte(tokenizer: Tokenizer, text: str) -> None:
+    detokenizer = tokenizer.detokenizer()
+    seen = ""
+    for count, token_id in enumerate(tokenizer.encode(text), start=1):
+        seen += detokenizer.push(token_id)
+        complete = text.encode()[:count].decode(errors="ignore")
+        assert seen == complete
+
+
+def test_ids_beyond_the_tokenizer_have_no_text(tokenizer: Tokenizer) -> None:
+    assert detokenised(tokenizer, [VOCABULARY - 1, BEGIN, END]) == ""
+
+
+def test_messages_go_through_the_template(tokenizer: Tokenizer) -> None:
+    messages = [{"role": "system", "content": "be <b>"}, {"role": "user", "content": "é"}]
+    token_ids = tokenizer.encode_messages(messages)
+    assert token_ids.count(TURN) == 3
+    assert detokenised(tokenizer, token_ids) == "system:be <b>user:éassistant:"
+
+
+def test_a_template_may_refuse(tokenizer: Tokenizer) -> None:
+    with pytest.raises(TemplateRejectedError, match="not this"):
+        tokenizer.encode_messages([{"role": "user", "content": "refuse me"}])
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{% for x in range(999999999) %}{% endfor %}",
+        "{{ 1 / 0 }}",
+    ],
+)
+def test_a_template_stays_in_its_sandbox(tmp_path: Path, template: str) -> None:
+    write_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(template)
+    with pytest.raises(TemplateRejectedError):
+        Tokenizer(tmp_path, VOCABULARY).encode_messages([{"role": "user", "content": "x"}])
+
+
+def test_a_template_may_use_json_and_special_tokens(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{{ bos_token }}{{ messages[0].content | tojson }}{{ eos_token }}")
+    tokenizer = Tokenizer(tmp_path, VOCABULARY)
+    token_ids = tokenizer.encode_messages([{"role": "user", "content": '<é"'}])
+    assert (token_ids[0], token_ids[-1]) == (BEGIN, END)
+    assert detokenised(tokenizer, token_ids) == '"<é\\""'
+
+
+def test_a_model_without_a_template_takes_no_messages(tmp_path: Path) -> None:
+    byte_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer(tmp_path, VOCABULARY)
+    assert not tokenizer.accepts_messages
+    with pytest.raises(TemplateRejectedError):
+        tokenizer.encode_messages([{"role": "user", "content": "x"}])
+
+
+@given(st.text(min_size=1))
+def test_what_is_too_long_for_the_context_is_known_by_its_characters(tokenizer: Tokenizer, text: str) -> None:
+    assert len(text) <= tokenizer.max_characters(len(tokenizer.encode(text)))
+
+
+def sentencepiece_style(path: Path) -> Library:
+    """As Llama 2 exports it: bytes as <0xNN>, spaces as ▁, the first space dropped."""
+    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"<0x{byte:02X}>": byte + 3 for byte in range(256)}
+    vocabulary |= {"▁": 259, "▁a": 260, "é": 261}
+    library = Library(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, unk_token="<unk>"))
+    library.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    library.add_special_tokens(["<s>", "</s>"])
+    library.save(str(path / "tokenizer.json"))
+    return library
+
+
+def test_byte_fallback_tokens_give_the_text_that_the_library_gives(tmp_path: Path) -> None:
+    library = sentencepiece_style(tmp_path)
+    tokenizer = Tokenizer(tmp_path, VOCABULARY)
+    words = st.sampled_from([[1], [259], [260], [261], *([byte + 3 for byte in c.encode()] for c in "x ñ€😀")])
+
+    @settings(max_examples=60)
+    @given(st.lists(words))
+    def holds(parts: list[list[int]]) -> None:
+        token_ids = [token_id for part in parts for token_id in part]
+        assert detokenised(tokenizer, token_ids) == library.decode(token_ids, skip_special_tokens=True)
+
+    holds()
+
+
+def broken(change: dict[str, Any], path: Path) -> Path:
+    write_tokenizer(path)
+    file = path / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"model": {"type": "Nonsense"}}, "not a tokenizer"),
+        ({"decoder": None}, "decoder must be"),
+        ({"decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True}}, "decoder must be"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_used_is_named(tmp_path: Path, change: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ModelError, match=rf"tokenizer\.json: {fault}"):
+        Tokenizer(broken(change, tmp_path), VOCABULARY)
+
+
+def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"tokenizer\.json: file is missing"):
+        Tokenizer(tmp_path, VOCABULARY)
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(directory: Path) -> None:
+    with pytest.raises(ModelError, match="token id 258 is beyond the model's vocabulary of 258"):
+        Tokenizer(directory, 258)
+
+
+def test_a_template_that_does_not_compile_is_named(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{% for %}")
+    with pytest.raises(ModelError, match=r"chat_template\.jinja: chat template does not compile"):
+        Tokenizer(tmp_path, VOCABULARY)

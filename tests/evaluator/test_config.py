@@ -1,0 +1,49 @@
+"""What the evaluator may be told, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from common.config import load
+from evaluator.config import EvaluatorConfig
+
+
+def test_defaults_are_a_working_configuration() -> None:
+    config = EvaluatorConfig()
+    assert config.listen == "127.0.0.1:7600"
+    assert config.trigger.grace_seconds == 6 * 3600
+    assert config.economy.run_samples == 200
+
+
+def test_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PITH_EVALUATOR_ROUTER", "router:7400")
+    monkeypatch.setenv("PITH_EVALUATOR_BATCH_SAMPLES", "12")
+    monkeypatch.setenv("PITH_EVALUATOR_TOKEN", "not to be seen")
+    monkeypatch.setenv("PITH_CLOCK", "scaled:2026-01-01T00:00:00Z@2026-01-01T00:00:00Z:480")
+    config = load(EvaluatorConfig)
+    assert (config.router, config.economy.batch_samples) == ("router:7400", 12)
+    assert config.token is not None and "not to be seen" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("alpha", 0.0),
+        ("alpha", float("nan")),
+        ("drift_alpha", 1.0),
+        ("poll_seconds", 0.0),
+        ("batch_samples", 201),
+        ("lease_seconds", 86_401),
+        ("concurrency", 0),
+        ("name", ""),
+    ],
+)
+def test_a_value_out_of_range_is_named(field: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=field):
+        EvaluatorConfig.model_validate({field: value})
+
+
+def test_trigger_times_that_contradict_one_another_are_named() -> None:
+    with pytest.raises(ValidationError, match="grace_seconds, undecided_max_idle_seconds and max_idle_seconds"):
+        EvaluatorConfig(grace_seconds=7200, undecided_max_idle_seconds=3600)

@@ -1,0 +1,572 @@
+"""The engine through a real gRPC server on a free port, with a tiny random model."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pith.common.v1 import text_pb2
+from pith.engine.v1 import control_pb2, control_pb2_grpc, inference_pb2, inference_pb2_grpc
+
+from common.errors import PithError, from_rpc_error
+from common.metrics import Metrics
+from engine.__main__ import build_server
+from engine.backends.torch_cpu import TorchCpuBackend
+from engine.config import EngineConfig
+from engine.engine import Engine
+from engine.tokenizer import Tokenizer
+from tests.engine.tiny_model import write_model
+
+LONG_CONTEXT = 65536
+"""An answer of this length never ends within a test."""
+TIMEOUT_SECONDS = 60
+
+Request = inference_pb2.GenerateRequest
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Without an end token, answers are exactly as long as asked for.
+    return write_model(
+        tmp_path_factory.mktemp("models") / "tiny", seed=1, max_position_embeddings=LONG_CONTEXT, eos_token_id=None
+    )
+
+
+@dataclass
+class Served:
+    engine: Engine
+    address: str
+    inference: inference_pb2_grpc.InferenceAsyncStub
+    control: control_pb2_grpc.ControlAsyncStub
+    health: health_pb2_grpc.HealthStub
+    channel: grpc.aio.Channel
+    metrics: Metrics
+
+    def sample(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
+
+    async def until_idle(self) -> control_pb2.Load:
+        """The first load that shows no request."""
+        watch = self.control.WatchLoad(control_pb2.WatchLoadRequest(interval=Duration(nanos=50_000_000)))
+        async for load in watch:
+            if load.running == load.waiting == 0 and load.kv_blocks_free == load.kv_blocks_total:
+                watch.cancel()
+                return load
+        raise AssertionError("the watch ended")
+
+
+@asynccontextmanager
+async def serving(model_path: Path, **settings: Any) -> AsyncIterator[Served]:
+    settings = {"listen": "127.0.0.1:0", "max_output_tokens": LONG_CONTEXT, "kv_cache_bytes": 64 << 20} | settings
+    config = EngineConfig(model_path=model_path, **settings)
+    engine = Engine(config)
+    metrics = Metrics("engine")
+    server = build_server(config, engine, metrics)
+    port = await server.start()
+    await server.set_serving(True)
+    address = f"127.0.0.1:{port}"
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            yield Served(
+                engine,
+                address,
+                inference_pb2_grpc.InferenceStub(channel),
+                control_pb2_grpc.ControlStub(channel),
+                health_pb2_grpc.HealthStub(channel),
+                channel,
+                metrics,
+            )
+    finally:
+        await server.drain(grace_seconds=0)
+        engine.stop()
+
+
+def request_of(text: str = "tell me", tokens: int = 12, **sampling: Any) -> Request:
+    return Request(
+        messages=text_pb2.Messages(messages=[text_pb2.Message(role=text_pb2.ROLE_USER, content=text)]),
+        limits=text_pb2.Limits(max_output_tokens=tokens),
+        sampling=text_pb2.Sampling(**sampling),
+    )
+
+
+async def fault_of(call: Awaitable[object]) -> PithError:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call
+    return from_rpc_error(raised.value)
+
+
+async def read_all(stream: Any) -> list[inference_pb2.StreamGenerateResponse]:
+    events = []
+    while (event := await stream.read()) is not grpc.aio.EOF:
+        events.append(event)
+    return events
+
+
+async def started_and_first_delta(stream: Any) -> None:
+    assert (await stream.read()).WhichOneof("event") == "started"
+    assert (await stream.read()).WhichOneof("event") == "delta"
+
+
+async def test_a_stream_is_started_then_deltas_then_finished(model_path: Path) -> None:
+    async with serving(model_path, delta_window_seconds=0) as served:
+        request = request_of(tokens=40, temperature=1.0, seed=7)
+        request.request_id = "mine"
+        events = await read_all(served.inference.StreamGenerate(request, timeout=TIMEOUT_SECONDS))
+        whole = await served.inference.Generate(request, timeout=TIMEOUT_SECONDS)
+
+        kinds = [event.WhichOneof("event") for event in events]
+        assert kinds[0] == "started" and kinds[-1] == "finished"
+        assert set(kinds[1:-1]) == {"delta"}
+        started, finished = events[0].started, events[-1].finished
+        assert (started.request_id, started.model, started.seed) == ("mine", "tiny", 7)
+        assert started.model_digest == served.engine.card.digest
+        assert bytes(started.prompt_token_ids[1:6]) != b"" and started.prompt_token_ids[0] == 258
+        token_ids: list[int] = []
+        for event in events[1:-1]:
+            assert event.delta.offset == len(token_ids)
+            assert event.delta.token_ids
+            token_ids += event.delta.token_ids
+        assert token_ids == list(whole.token_ids)
+        assert "".join(event.delta.text for event in events[1:-1]) == whole.text
+        assert finished.reason == text_pb2.FINISH_REASON_LENGTH
+        assert finished.usage.output_tokens == len(token_ids) == 40
+        assert finished.usage.prompt_tokens == len(started.prompt_token_ids)
+        assert finished.energy.joules > 0
+        assert finished.energy.source == 3  # MODELLED
+        assert finished.busy_seconds > 0
+        timings = finished.timings
+        assert 0 <= timings.queue_seconds <= timings.first_token_seconds
+        assert whole.finished.usage == finished.usage
+        assert whole.finished.energy.joules == pytest.approx(finished.energy.joules)
+
+
+async def test_the_first_delta_leaves_at_once_and_the_rest_is_coalesced(model_path: Path) -> None:
+    async with serving(model_path, delta_window_seconds=10) as served:
+        events = await read_all(served.inference.StreamGenerate(request_of(tokens=200), timeout=TIMEOUT_SECONDS))
+        # Had the window held back the first delta, or the last, there would be one delta, or the test would time out.
+        assert [event.WhichOneof("event") for event in events] == ["started", "delta", "delta", "finished"]
+        assert len(events[1].delta.token_ids) < 200
+
+
+async def test_all_three_inputs_are_understood(model_path: Path) -> None:
+    async with serving(model_path) as served:
+        by_messages = await served.inference.Generate(request_of("hé"))
+        by_ids = await served.inference.Generate(
+            Request(
+                token_ids=text_pb2.TokenIds(ids=by_messages.started.prompt_token_ids),
+                limits=text_pb2.Limits(max_output_tokens=12),
+            )
+        )
+        by_text = await served.inference.Generate(
+            Request(text="<|turn|>user:hé<|turn|>assistant:", limits=text_pb2.Limits(max_output_tokens=12))
+        )
+        assert by_messages.started.prompt_token_ids == by_text.started.prompt_token_ids
+        assert by_messages.token_ids == by_ids.token_ids == by_text.token_ids
+
+
+async def test_a_request_without_a_seed_is_told_one_that_repeats_the_answer(model_path: Path) -> None:
+    async with serving(model_path) as served:
+        request = request_of(tokens=30, temperature=1.5)
+        first, second = [await served.inference.Generate(request) for _ in range(2)]
+        assert first.started.seed != second.started.seed
+        request.sampling.seed = first.started.seed
+        again = await served.inference.Generate(request)
+        assert again.token_ids == first.token_ids
+
+
+async def test_an_answer_is_the_same_alone_and_in_a_batch(model_path: Path) -> None:
+    requests = [
+        request_of(f"prompt {n} " + "x" * 7 * n, tokens=20 + n, temperature=t, top_p=p, top_k=k, seed=n)
+        for n, (t, p, k) in enumerate([(0, 0, 0), (1, 0, 0), (0.8, 0.9, 0), (1.3, 0, 5), (1, 0.5, 9), (0, 0, 3)])
+    ]
+    async with serving(model_path) as served:
+        alone = [await served.inference.Generate(request) for request in requests]
+        batched = await asyncio.gather(*(served.inference.Generate(request) for request in requests))
+    assert [answer.token_ids for answer in batched] == [answer.token_ids for answer in alone]
+    assert [answer.text for answer in batched] == [answer.text for answer in alone]
+    # Sharing a step makes it cheaper, never dearer.
+    assert all(
+        one.finished.energy.joules <= other.finished.energy.joules * (1 + 1e-9)
+        for one, other in zip(batched, alone, strict=True)
+    )
+
+
+async def test_a_stop_string_ends_the_answer_before_it(model_path: Path) -> None:
+    async with serving(model_path) as served:
+        free = await served.inference.Generate(request_of(tokens=60, temperature=1.0, seed=3))
+        stop = free.text[10:13]
+        request = request_of(tokens=60, temperature=1.0, seed=3)
+        request.limits.stop.append(stop)
+        stopped = await served.inference.Generate(request)
+        assert stopped.text == free.text[: free.text.index(stop)]
+        assert stopped.finished.reason == text_pb2.FINISH_REASON_STOP_STRING
+        assert stopped.finished.stop == stop
+
+
+async def test_the_end_token_ends_the_answer_and_has_no_text(model_path: Path, tmp_path: Path) -> None:
+    async with serving(model_path) as served:
+        free = await served.inference.Generate(request_of())
+    end = free.token_ids[5]
+    ending = write_model(tmp_path / "tiny", seed=1, max_position_embeddings=LONG_CONTEXT, eos_token_id=[259, end])
+    async with serving(ending) as served:
+        stopped = await served.inference.Generate(request_of())
+    assert stopped.finished.reason == text_pb2.FINISH_REASON_STOP
+    expected = list(free.token_ids)
+    assert list(stopped.token_ids) == expected[: expected.index(end) + 1]
+    assert stopped.finished.usage.output_tokens == len(stopped.token_ids)
+
+
+async def test_an_answer_ends_where_the_context_does(model_path: Path) -> None:
+    async with serving(model_path, max_context_tokens=40) as served:
+        answer = await served.inference.Generate(request_of("12345678", tokens=1000))
+        assert answer.finished.reason == text_pb2.FINISH_REASON_LENGTH
+        assert answer.finished.usage.prompt_tokens + answer.finished.usage.output_tokens == 40
+
+
+async def endless(served: Served, request_id: str = "") -> Any:
+    """A stream that decodes until it is stopped."""
+    request = request_of(tokens=LONG_CONTEXT)
+    request.request_id = request_id
+    stream = served.inference.StreamGenerate(request)
+    await started_and_first_delta(stream)
+    return stream
+
+
+async def test_a_cancel_frees_the_blocks(model_path: Path) -> None:
+    async with serving(model_path) as served:
+        stream = await endless(served)
+        load = await served.control.GetLoad(control_pb2.GetLoadRequest())
+        assert load.kv_blocks_free < load.kv_blocks_total
+        stream.cancel()
+        load = await served.until_idle()
+        assert load.output_tokens_total < LONG_CONTEXT // 2
+        assert load.requests_total == 1
+        # What nobody waits for was spent all the same.
+        while served.sample("pith_engine_finished_answers_total", reason="ABORTED") != 1:
+            await served.control.GetLoad(control_pb2.GetLoadRequest())
+        assert served.sample("pith_engine_output_tokens_total") == load.output_tokens_total
+
+
+async def test_a_client_that_vanishes_frees_the_blocks(model_path: Path) -> None:
+    async with serving(model_path) as served:
+        async with grpc.aio.insecure_channel(served.address) as other:
+            stream = inference_pb2_grpc.InferenceStub(other).StreamGenerate(request_of(tokens=LONG_CONTEXT))
+            await started_and_first_delta(stream)
+        await served.until_idle()
+
+
+async def test_a_deadline_frees_the_blocks(model_path: Path) -> None:
+    async with serving(model_path) as served:
+        fault = await fault_of(served.inference.Generate(request_of(tokens=LONG_CONTEXT), timeout=0.3))
+        assert fault.code == grpc.StatusCode.DEADLINE_EXCEEDED
+        await served.until_idle()
+        expired = await fault_of(served.inference.Generate(request_of(), timeout=0))
+        assert expired.code == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert (await served.inference.Generate(request_of())).text
+
+
+async def test_a_client_that_does_not_read_holds_nothing_up(model_path: Path) -> None:
+    async with serving(model_path, delta_window_seconds=0) as served:
+        stream = served.inference.StreamGenerate(request_of(tokens=3000))
+        await started_and_first_delta(stream)
+        load = await served.until_idle()
+        assert load.output_tokens_total == 3000
+        events = await read_all(stream)
+        last = events[-2].delta
+        assert last.offset + len(last.token_ids) == 3000
+        assert events[-1].finished.usage.output_tokens == 3000
+
+
+async def test_abort_ends_a_stream_as_aborted(model_path: Path) -> None:
+    async with serving(model_path) as served:
+        stream = await endless(served, "the-one")
+        assert (await served.control.Abort(control_pb2.AbortRequest(request_id="the-one"))).found
+        events = await read_all(stream)
+        assert events[-1].finished.reason == text_pb2.FINISH_REASON_ABORTED
+        assert not (await served.control.Abort(control_pb2.AbortRequest(request_id="the-one"))).found
+        fault = await fault_of(served.control.Abort(control_pb2.AbortRequest()))
+        assert [violation.field for violation in fault.violations] == ["request_id"]
+        await served.until_idle()
+
+
+async def test_a_full_queue_turns_requests_away_and_a_waiting_one_can_be_cancelled(model_path: Path) -> None:
+    async with serving(model_path, max_batch=1, max_queue=1) as served:
+        running = await endless(served)
+        waiting = served.inference.StreamGenerate(request_of())
+        assert (await waiting.read()).WhichOneof("event") == "started"
+        load = await served.control.GetLoad(control_pb2.GetLoadRequest())
+        assert (load.running, load.waiting, load.max_running, load.max_waiting) == (1, 1, 1, 1)
+        fault = await fault_of(served.inference.Generate(request_of()))
+        assert (fault.code, fault.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+        assert fault.retry_after_seconds is not None and fault.retry_after_seconds > 0
+        waiting.cancel()
+        running.cancel()
+        await served.until_idle()
+        assert (await served.inference.Generate(request_of())).text
+
+
+async def test_a_request_waits_for_free_blocks(model_path: Path) -> None:
+    # Room for 64 tokens: the second request fits only once the first is gone.
+    async with serving(model_path, kv_cache_bytes=4 * 4096) as served:
+        answers = await asyncio.gather(*(served.inference.Generate(request_of(tokens=30)) for _ in range(4)))
+        assert len({answer.text for answer in answers}) == 1
+        load = await served.until_idle()
+        assert load.kv_blocks_total == 4
+
+
+def broken(*_: object) -> None:
+    raise ValueError("secret")
+
+
+async def test_a_fault_while_decoding_fails_its_requests_only(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(model_path) as served:
+        with monkeypatch.context() as patch:
+            patch.setattr(TorchCpuBackend, "decode", broken)
+            fault = await fault_of(served.inference.Generate(request_of()))
+        assert (fault.code, fault.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+        assert "secret" not in fault.message
+        assert (await served.inference.Generate(request_of())).text
+        await served.until_idle()
+
+
+def changed(change: Callable[[Request], object]) -> Request:
+    request = request_of()
+    change(request)
+    return request
+
+
+BAD_REQUESTS: dict[str, tuple[Request, list[str]]] = {
+    "no input": (Request(), ["input"]),
+    "no messages": (Request(messages=text_pb2.Messages()), ["messages"]),
+    "empty message": (request_of(""), ["messages.messages[0].content"]),
+    "no role": (
+        changed(lambda r: r.messages.messages.add(content="x")),
+        ["messages.messages[1].role"],
+    ),
+    "unknown role": (
+        changed(lambda r: r.messages.messages.add(role=77, content="x")),
+        ["messages.messages[1].role"],
+    ),
+    "empty text": (Request(text=""), ["text"]),
+    "no tokens": (Request(token_ids=text_pb2.TokenIds()), ["token_ids.ids"]),
+    "token out of range": (Request(token_ids=text_pb2.TokenIds(ids=[5, 260])), ["token_ids.ids"]),
+    "too many tokens": (Request(token_ids=text_pb2.TokenIds(ids=[5] * 100)), ["token_ids.ids"]),
+    "too long a prompt": (request_of("x" * 90), ["messages"]),
+    "ten megabytes": (request_of("x" * 10_000_000), ["messages"]),
+    "too many messages": (
+        changed(lambda r: [r.messages.messages.add(role=text_pb2.ROLE_USER) for _ in range(200)]),
+        ["messages"],
+    ),
+    "refused by the template": (request_of("refuse me"), ["messages"]),
+    "NaN temperature": (request_of(temperature=math.nan), ["sampling.temperature"]),
+    "infinite temperature": (request_of(temperature=math.inf), ["sampling.temperature"]),
+    "negative temperature": (request_of(temperature=-0.1), ["sampling.temperature"]),
+    "NaN top_p": (request_of(top_p=math.nan), ["sampling.top_p"]),
+    "top_p above 1": (request_of(top_p=1.01), ["sampling.top_p"]),
+    "NaN min_p": (request_of(min_p=math.nan), ["sampling.min_p"]),
+    "negative penalty": (request_of(repetition_penalty=-1), ["sampling.repetition_penalty"]),
+    "bias beyond the vocabulary": (request_of(logit_bias={260: 1.0}), ["sampling.logit_bias"]),
+    "a bias for more than there is": (
+        request_of(logit_bias=dict.fromkeys(range(1000), 1.0)),
+        ["sampling.logit_bias"],
+    ),
+    "NaN bias": (request_of(logit_bias={1: math.nan}), ["sampling.logit_bias"]),
+    "too many stop strings": (changed(lambda r: r.limits.stop.extend("abcdefghijklmnopq")), ["limits.stop"]),
+    "empty stop string": (changed(lambda r: r.limits.stop.extend(["ok", ""])), ["limits.stop[1]"]),
+    "too long a stop string": (changed(lambda r: r.limits.stop.append("x" * 257)), ["limits.stop[0]"]),
+    "too long a request id": (changed(lambda r: setattr(r, "request_id", "x" * 129)), ["request_id"]),
+    "several at once": (
+        request_of("", temperature=math.nan, top_p=-1),
+        ["messages.messages[0].content", "sampling.temperature", "sampling.top_p"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_REQUESTS)
+async def test_bad_input_is_named(model_path: Path, name: str) -> None:
+    request, fields = BAD_REQUESTS[name]
+    async with serving(model_path, max_context_tokens=100) as served:
+        fault = await fault_of(served.inference.Generate(request))
+        streamed = await fault_of(served.inference.StreamGenerate(request).read())
+        assert (fault.code, fault.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
+        assert [violation.field for violation in fault.violations] == fields
+        assert all(violation.description for violation in fault.violations)
+        assert streamed.violations == fault.violations
+        assert (await served.inference.Generate(request_of())).text
+        await served.until_idle()
+
+
+async def test_prompts_are_tokenised_off_the_event_loop_and_only_if_they_can_fit(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+    original = Tokenizer.encode_messages
+
+    def encode_messages(self: Tokenizer, messages: Any) -> list[int]:
+        threads.append(threading.current_thread())
+        return original(self, messages)
+
+    monkeypatch.setattr(Tokenizer, "encode_messages", encode_messages)
+    async with serving(model_path) as served:
+        await served.inference.Generate(request_of())
+        await fault_of(served.inference.Generate(request_of("x" * 10_000_000)))
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+
+
+async def test_answers_are_counted(model_path: Path) -> None:
+    async with serving(model_path) as served:
+        answers = [await served.inference.Generate(request_of(tokens=n)) for n in (3, 5)]
+        assert served.sample("pith_engine_output_tokens_total") == 8
+        assert served.sample("pith_engine_prompt_tokens_total") == sum(
+            answer.finished.usage.prompt_tokens for answer in answers
+        )
+        assert served.sample("pith_engine_energy_joules_total", source="MODELLED") == pytest.approx(
+            sum(answer.finished.energy.joules for answer in answers)
+        )
+        assert served.sample("pith_engine_finished_answers_total", reason="LENGTH") == 2
+        assert served.sample("pith_engine_first_token_seconds_count") == 2
+        assert served.sample("pith_engine_running_requests") == 0
+
+
+async def test_a_limit_is_part_of_what_is_told(model_path: Path) -> None:
+    async with serving(model_path, max_context_tokens=100) as served:
+        for request, facts in (
+            (request_of("x" * 90), ("107 tokens", "99")),
+            (request_of("x" * 10_000_000), ("10000000 characters", "100 tokens")),
+        ):
+            fault = await fault_of(served.inference.Generate(request))
+            assert all(fact in fault.violations[0].description for fact in facts), fault.violations
+
+
+async def test_another_model_is_not_found(model_path: Path) -> None:
+    async with serving(model_path, model_name="pith-demo") as served:
+        request = request_of()
+        request.model = "tiny"
+        fault = await fault_of(served.inference.Generate(request))
+        assert (fault.code, fault.reason) == (grpc.StatusCode.NOT_FOUND, "RESOURCE_NOT_FOUND")
+        assert fault.metadata["name"] == "tiny"
+        request.model = "pith-demo"
+        assert (await served.inference.Generate(request)).started.model == "pith-demo"
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"min_p": 0.1},
+        {"repetition_penalty": 1.1},
+        {"logit_bias": {1: 1.0}},
+        {"suppressed_words": ["a"]},
+        {"logprobs": 0},
+    ],
+    ids=str,
+)
+async def test_what_is_not_served_yet_is_refused_rather_than_ignored(
+    model_path: Path, sampling: dict[str, Any]
+) -> None:
+    async with serving(model_path) as served:
+        fault = await fault_of(served.inference.Generate(request_of(**sampling)))
+        assert (fault.code, fault.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_YET")
+
+
+async def test_bytes_that_are_no_message_are_refused(model_path: Path) -> None:
+    async with serving(model_path) as served:
+        call = served.channel.unary_unary("/pith.engine.v1.Inference/Generate")
+        fault = await fault_of(call(b"\xff\xff\xff"))
+        assert (fault.code, fault.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "UNDECODABLE")
+        assert (await served.inference.Generate(request_of())).text
+
+
+async def test_model_info_describes_the_model(model_path: Path) -> None:
+    async with serving(model_path) as served:
+        info = await served.control.GetModelInfo(control_pb2.GetModelInfoRequest())
+        assert (info.model, info.architecture, info.backend) == ("tiny", "LlamaForCausalLM", "torch_cpu")
+        assert (info.vocabulary_size, info.max_context_tokens) == (260, LONG_CONTEXT)
+        assert info.accepts_messages and not info.accepts_resume and not info.accepts_logprobs
+        assert len(info.model_digest) == 64
+
+
+async def test_a_watch_refuses_an_interval_out_of_range(model_path: Path) -> None:
+    async with serving(model_path) as served:
+        for interval in (Duration(nanos=1), Duration(seconds=61), Duration(seconds=-1)):
+            fault = await fault_of(served.control.WatchLoad(control_pb2.WatchLoadRequest(interval=interval)).read())
+            assert [violation.field for violation in fault.violations] == ["interval"]
+
+
+async def test_a_drain_lets_answers_end_and_takes_no_more(model_path: Path) -> None:
+    async with serving(model_path) as served:
+        check = health_pb2.HealthCheckRequest(service="pith.engine.v1.Inference")
+        assert (await served.health.Check(check)).status == health_pb2.HealthCheckResponse.SERVING
+        stream = await endless(served, "last")
+        drain = served.control.Drain(control_pb2.DrainRequest())
+        watch = served.health.Watch(check)
+        async for told in watch:
+            if told.status == health_pb2.HealthCheckResponse.NOT_SERVING:
+                break
+        while not (await served.control.GetLoad(control_pb2.GetLoadRequest())).draining:
+            pass
+        fault = await fault_of(served.inference.Generate(request_of()))
+        assert (fault.code, fault.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+        assert not drain.done()
+        await served.control.Abort(control_pb2.AbortRequest(request_id="last"))
+        assert (await read_all(stream))[-1].HasField("finished")
+        assert (await drain).finished == 1
+
+
+@asynccontextmanager
+async def engine_process(model_path: Path, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "engine",
+        env={"PITH_ENGINE_MODEL_PATH": str(model_path), "OMP_NUM_THREADS": "1", "PATH": ""} | environment,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_a_process_serves_when_it_is_ready_and_drains_on_sigterm(model_path: Path, tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/engine.sock"
+    async with (
+        engine_process(model_path, PITH_ENGINE_LISTEN=address, PITH_ENGINE_MAX_OUTPUT_TOKENS="500") as process,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        health = health_pb2_grpc.HealthStub(channel)
+        told = await health.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=TIMEOUT_SECONDS)
+        assert told.status == health_pb2.HealthCheckResponse.SERVING
+        stream = inference_pb2_grpc.InferenceStub(channel).StreamGenerate(request_of(tokens=500))
+        await started_and_first_delta(stream)
+        process.send_signal(signal.SIGTERM)
+        events = await read_all(stream)
+        assert events[-1].finished.usage.output_tokens == 500
+        assert await process.wait() == 0
+
+
+async def test_a_broken_model_is_refused_in_one_line(model_path: Path, tmp_path: Path) -> None:
+    write_model(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-100])
+    async with engine_process(tmp_path) as process:
+        _, stderr = await process.communicate()
+    assert process.returncode == 1
+    lines = stderr.decode().splitlines()
+    assert len(lines) == 1 and str(tmp_path / "model.safetensors") in lines[0] and "truncated" in lines[0]

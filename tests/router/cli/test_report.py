@@ -1,0 +1,139 @@
+"""`pithctl report`."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from pith.common.v1.energy_pb2 import ENERGY_SOURCE_MODELLED, Interval
+from pith.router.v1.reports_pb2 import DIMENSION_DIRECTIVE, DIMENSION_TASK, Report
+
+from tests.router.cli.conftest import Pithctl
+from tests.router.cli.fake_services import NOW, FakeServices
+
+
+def _row(requests: int, *, unknown: int = 0, **said: str) -> Report.Row:
+    known = requests - unknown
+    return Report.Row(
+        requests=requests,
+        prompt_tokens=1000 * requests,
+        output_tokens=100 * requests,
+        energy_joules=12.5 * known,
+        operational_grams=0.001 * known,
+        embodied_grams=0.0005 * known,
+        requests_without_energy=unknown,
+        energy_source=ENERGY_SOURCE_MODELLED if known else 0,
+        **said,
+    )
+
+
+@pytest.fixture
+def report(fake: FakeServices) -> Report:
+    fake.report.MergeFrom(
+        Report(
+            rows=[
+                _row(200, task="sums", directive="L1"),
+                _row(40, unknown=40, task="[list]", directive="L0"),
+                _row(10, unknown=4, task="", directive="L2"),
+            ],
+            total=_row(250, unknown=44),
+            evaluation=_row(20),
+            counterfactual=Report.Counterfactual(
+                carbon_grams=Interval(value=0.5, lower=0.45, upper=0.62, confidence=0.95, method="bootstrap [t]"),
+                saving=Interval(value=0.38, lower=0.31, upper=0.44, confidence=0.95, method="bootstrap [t]"),
+                held_back_requests=1234,
+            ),
+        )
+    )
+    return fake.report
+
+
+def test_rows_totals_and_evaluation_have_units(pithctl: Pithctl, report: Report) -> None:
+    said = pithctl("report", "--by", "task", "--by", "directive").out.splitlines()
+    cells = {line.split()[0]: line.split() for line in said if line}
+    assert said[0].split()[:3] == ["TASK", "DIRECTIVE", "REQUESTS"]
+    # Task, directive, requests, prompt and output tokens, energy, carbon, embodied part, source.
+    assert cells["sums"] == [
+        *("sums", "L1", "200", "200,000", "20,000", "2.5", "kJ", "300", "mg", "100", "mg", "modelled")
+    ]
+    assert cells["total"][:4] == ["total", "250", "250,000", "25,000"]
+    assert cells["evaluation"] == [
+        *("evaluation", "20", "20,000", "2,000", "250", "J", "30", "mg", "10", "mg", "modelled")
+    ]
+
+
+def test_unknown_energy_is_said_and_never_zero(pithctl: Pithctl, report: Report) -> None:
+    said = pithctl("report", "--by", "task").out
+    row = next(line for line in said.splitlines() if line.startswith("[list]"))
+    assert row.split()[1:] == ["40", "40,000", "4,000", "unknown", "unknown", "unknown", "-"]
+    assert "modelled, 4 without" in said
+    assert "The energy of 44 of 250 requests is unknown; they are in no sum" in said
+    rows = pithctl("report", "--by", "task", "--json").document["rows"]
+    assert [row["energy_joules"] for row in rows] == [2500.0, None, 75.0]
+    assert (rows[1]["operational_grams"], rows[1]["embodied_grams"], rows[1]["energy_source"]) == (None,) * 3
+
+
+def test_no_requests_cost_nothing(pithctl: Pithctl, fake: FakeServices) -> None:
+    result = pithctl("report", "--json").document
+    assert result["rows"] == []
+    fake.report.total.requests = 0
+    assert pithctl("report", "--json").document["total"]["energy_joules"] == 0
+    assert "0 J" in pithctl("report").out
+
+
+def test_counterfactual_has_its_interval_and_method(pithctl: Pithctl, report: Report) -> None:
+    said = pithctl("report").out
+    assert "Without directives: 500 mg CO2e (95 % interval 450 mg to 620 mg)" in said
+    assert "Saved: 38.0 % (95 % interval 31.0 % to 44.0 %)" in said
+    assert "1,234 requests held back at random; bootstrap [t]" in said
+
+
+def test_no_counterfactual_is_said(pithctl: Pithctl, report: Report) -> None:
+    report.ClearField("counterfactual")
+    assert "Without directives: unknown, too few requests were held back" in pithctl("report").out
+    assert pithctl("report", "--json").document["counterfactual"] is None
+
+
+def test_request_carries_dimensions_and_tenant_once(pithctl: Pithctl, fake: FakeServices) -> None:
+    arguments = ("--by", "directive", "--by", "task", "--by", "directive", "--tenant", "acme")
+    assert pithctl("report", *arguments).code == 0
+    sent = fake.called("GetReport")[0]
+    assert list(sent.dimensions) == [DIMENSION_DIRECTIVE, DIMENSION_TASK]
+    assert sent.tenant == "acme"
+    assert not sent.HasField("start_time")
+    assert not sent.HasField("end_time")
+
+
+def test_spans_count_from_the_routers_time(pithctl: Pithctl, fake: FakeServices) -> None:
+    assert pithctl("report", "--from", "-24h", "--to", "-30m").code == 0
+    sent = fake.called("GetReport")[0]
+    assert sent.start_time.ToDatetime(tzinfo=UTC) == NOW - timedelta(hours=24)
+    assert sent.end_time.ToDatetime(tzinfo=UTC) == NOW - timedelta(minutes=30)
+    assert len(fake.called("GetEvaluationPlan")) == 1
+
+
+def test_dates_need_no_clock(pithctl: Pithctl, fake: FakeServices) -> None:
+    assert pithctl("report", "--from", "2026-02-01", "--to", "2026-02-02T03:00+02:00").code == 0
+    sent = fake.called("GetReport")[0]
+    assert sent.start_time.ToDatetime(tzinfo=UTC) == datetime(2026, 2, 1, tzinfo=UTC)
+    assert sent.end_time.ToDatetime(tzinfo=UTC) == datetime(2026, 2, 2, 1, tzinfo=UTC)
+    assert fake.called("GetEvaluationPlan") == []
+
+
+@pytest.mark.parametrize("text", ["yesterday", "-1y", "24h", "-999999999w"])
+def test_time_that_is_none_is_wrong_usage(pithctl: Pithctl, fake: FakeServices, text: str) -> None:
+    result = pithctl("report", "--from", text)
+    assert result.code == 2
+    assert "--from" in result.err
+    assert fake.called("GetReport") == []
+
+
+def test_hours_are_in_utc(pithctl: Pithctl, fake: FakeServices) -> None:
+    row = _row(1)
+    row.hour.FromDatetime(datetime(2026, 3, 1, 7, tzinfo=UTC))
+    fake.report.rows.append(row)
+    assert "2026-03-01 07:00Z" in pithctl("report", "--by", "hour").out
+
+
+def test_unknown_dimension_names_those_there_are(pithctl: Pithctl) -> None:
+    result = pithctl("report", "--by", "colour")
+    assert result.code == 2
+    assert "directive" in result.err

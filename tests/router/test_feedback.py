@@ -1,0 +1,416 @@
+"""Service Feedback over gRPC: an evaluator learns what to judge, draws samples, and reports what it found."""
+
+import asyncio
+import math
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from pith.router.v1 import feedback_pb2, policies_pb2
+
+from common.clock import ManualClock
+from common.quality.estimates import Cell
+from router.directives.compile import Turn
+from router.samples import Answer, Sample
+from router.snapshot import SnapshotKeeper
+from router.store.database import Database
+from router.store.quality import QualityRepository
+from router.store.samples import SampleRepository
+from tests.router.admin_client import MODEL, AdminClient, faults, refused
+
+pb: Any = feedback_pb2
+admin_pb: Any = policies_pb2
+
+
+@pytest.fixture
+def evaluator(client: AdminClient) -> Any:
+    _, feedback, _ = client.as_role("evaluator")
+    return feedback
+
+
+def stamp(moment: datetime) -> Timestamp:
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+async def keep(database: Database, clock: ManualClock, count: int, **changes: Any) -> None:
+    plain = Sample(
+        sample_id="",
+        tenant="acme",
+        model=MODEL,
+        task="sums",
+        turns=(Turn("system", "Be kind."), Turn("user", "2 + 2?")),
+        sampling_json='{"seed": "7", "temperature": 0.5}',
+        limits_json='{"maxOutputTokens": 99}',
+        reference="4",
+        grader="numeric",
+        served_at=clock.now(),
+        answers=(Answer("L0", 1, "2 + 2 = 4", 9),),
+    )
+    prefix = changes.pop("prefix", "s")
+    async with database.writing() as connection:
+        await SampleRepository(connection).add_many(
+            [
+                replace(plain, sample_id=f"{prefix}{n}", served_at=clock.now() + timedelta(seconds=n), **changes)
+                for n in range(count)
+            ]
+        )
+
+
+async def draw(evaluator: Any, count: int = 10, name: str = "e1", **fields: Any) -> list[str]:
+    request = {"model": MODEL, "task": "sums", "directives": ["L1"], "count": count, "evaluator": name, **fields}
+    reply = await evaluator.DrawSamples(pb.DrawSamplesRequest(**request))
+    return [sample.sample_id for sample in reply.samples]
+
+
+def score(directive: str = "L1", quality: float = 1.0, **fields: Any) -> Any:
+    given = {"directive_revision": 1, "baseline_quality": 1.0, "judge": "grader:numeric", **fields}
+    return pb.Score(directive=directive, quality=quality, **given)
+
+
+def scored(sample_id: str, *scores: Any, answers: Any = ()) -> Any:
+    return pb.SampleScores(sample_id=sample_id, scores=scores or [score()], answers=answers)
+
+
+def bound(clock: ManualClock, lower: float = 0.97, directive: str = "L1", **fields: Any) -> Any:
+    given = {
+        "upper": 1.02,
+        "share": 0.99,
+        "absolute_lower": 0.9,
+        "samples": 100,
+        "judge": "grader:numeric",
+        "directive_revision": 1,
+        "updated_at": stamp(clock.now()),
+        **fields,
+    }
+    return pb.QualityBound(cell=pb.Cell(model=MODEL, task="sums", directive=directive), lower=lower, **given)
+
+
+async def report(evaluator: Any, name: str = "e1", **fields: Any) -> list[tuple[str, str, bool]]:
+    reply = await evaluator.ReportQuality(pb.ReportQualityRequest(evaluator=name, **fields))
+    return [(change.cell.directive, change.policy, change.open) for change in reply.changes]
+
+
+async def all_scores(evaluator: Any) -> list[tuple[str, str, float]]:
+    reply = await evaluator.ListScores(pb.ListScoresRequest())
+    return [(s.sample_id, s.score.directive, s.score.quality) for s in reply.scores]
+
+
+async def add_policy(client: AdminClient, name: str, **fields: Any) -> Any:
+    given = {"floor": 0.9, "mode": admin_pb.MODE_ON, "directives": ["L1"], **fields}
+    return await client.policies.CreatePolicy(admin_pb.CreatePolicyRequest(policy=admin_pb.Policy(name=name, **given)))
+
+
+async def test_nothing_to_judge_without_samples(evaluator: Any, clock: ManualClock) -> None:
+    plan = await evaluator.GetEvaluationPlan(pb.GetEvaluationPlanRequest())
+    assert list(plan.targets) == []
+    assert plan.now.ToDatetime(tzinfo=clock.now().tzinfo) == clock.now()
+    assert not plan.HasField("last_reported_at")
+    hours = [point.at.ToSeconds() for point in plan.intensities]
+    assert (len(hours), hours) == (72, sorted(hours))
+    assert {point.g_per_kwh for point in plan.intensities} == {100.0}
+
+
+def floors(target: pb.EvaluationPlan.Target) -> list[tuple[str, float]]:
+    return [(admin_pb.FloorKind.Name(f.kind).removeprefix("FLOOR_KIND_"), f.quality) for f in target.floors]
+
+
+async def test_a_target_has_the_floors_of_all_its_policies_and_what_waits(
+    client: AdminClient, evaluator: Any, database: Database, clock: ManualClock
+) -> None:
+    await keep(database, clock, 5)
+    await keep(database, clock, 2, prefix="ungraded", grader="")
+    await keep(database, clock, 2, prefix="other", task="lists")
+    await add_policy(client, "for-acme", tenant="acme", floor=0.97, grader="numeric", task="sums")
+    await add_policy(
+        client, "absolute", tenant="other", floor=0.6, floor_kind=admin_pb.FLOOR_KIND_ABSOLUTE, directives=["L1"]
+    )
+    await add_policy(client, "off", tenant="third", floor=1.0, mode=admin_pb.MODE_OFF)
+    client.costs.observe(Cell(MODEL, "sums", "L0"), 10.0, 1.0, 100)
+    client.costs.observe(Cell(MODEL, "sums", "L1"), 4.0, 0.4, 40)
+    drawn = await draw(evaluator, 2)
+    await report(evaluator, scores=[scored(sample_id) for sample_id in drawn], bounds=[bound(clock)])
+
+    plan = await evaluator.GetEvaluationPlan(pb.GetEvaluationPlanRequest())
+    targets = {(t.cell.task, t.cell.directive): t for t in plan.targets}
+    assert set(targets) == {("lists", "L1"), ("lists", "L2"), ("sums", "L1"), ("sums", "L2")}
+    brief = targets["sums", "L1"]
+    assert brief.cell.model == MODEL
+    assert floors(brief) == [("ABSOLUTE", 0.6), ("RELATIVE", 0.95), ("RELATIVE", 0.97)]
+    assert (brief.grader, brief.directive_revision, brief.samples_waiting) == ("numeric", 1, 3)
+    assert brief.relative_carbon == pytest.approx(0.4)
+    assert brief.bound.lower == 0.97
+    other = targets["lists", "L2"]
+    assert floors(other) == [("RELATIVE", 0.95)]
+    assert (other.grader, other.samples_waiting) == ("", 2)
+    assert not other.HasField("relative_carbon")
+    assert not other.HasField("bound")
+    assert ("ABSOLUTE", 0.6) in floors(targets["lists", "L1"])
+    assert plan.last_reported_at.ToDatetime(tzinfo=clock.now().tzinfo) == clock.now()
+
+
+async def test_a_policy_that_another_hides_asks_for_nothing(
+    client: AdminClient, evaluator: Any, database: Database, clock: ManualClock
+) -> None:
+    """The default is for any task; one that is off for sums takes its place there."""
+    await keep(database, clock, 1)
+    await add_policy(client, "no-sums", task="sums", mode=admin_pb.MODE_OFF)
+    plan = await evaluator.GetEvaluationPlan(pb.GetEvaluationPlanRequest())
+    assert list(plan.targets) == []
+
+
+async def test_a_drawn_sample_is_what_was_kept(evaluator: Any, database: Database, clock: ManualClock) -> None:
+    await keep(database, clock, 1)
+    request = pb.DrawSamplesRequest(model=MODEL, task="sums", directives=["L1"], count=1, evaluator="e1")
+    (sample,) = (await evaluator.DrawSamples(request)).samples
+    assert (sample.sample_id, sample.model, sample.task) == ("s0", MODEL, "sums")
+    assert [(m.role, m.content) for m in sample.messages] == [(1, "Be kind."), (2, "2 + 2?")]
+    assert (sample.sampling.seed, sample.sampling.temperature) == (7, 0.5)
+    assert (sample.limits.max_output_tokens, sample.reference, sample.grader) == (99, "4", "numeric")
+    assert [(a.directive, a.directive_revision, a.text, a.output_tokens) for a in sample.answers] == [
+        ("L0", 1, "2 + 2 = 4", 9)
+    ]
+    assert sample.served_at.ToDatetime(tzinfo=clock.now().tzinfo) == clock.now()
+
+
+async def test_a_lease_keeps_others_off_until_it_ends(evaluator: Any, database: Database, clock: ManualClock) -> None:
+    await keep(database, clock, 3)
+    assert await draw(evaluator, 2) == ["s0", "s1"]
+    assert await draw(evaluator, name="e2", lease=Duration(seconds=30)) == ["s2"]
+    await clock.advance(31)
+    assert await draw(evaluator, name="e2") == ["s2"]
+    await clock.advance(600)
+    assert await draw(evaluator, name="e2") == ["s0", "s1", "s2"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "fault"),
+    [
+        ({"model": ""}, "model", "is empty"),
+        ({"name": ""}, "evaluator", "is empty"),
+        ({"task": "x" * 129}, "task", "at most 128"),
+        ({"directives": []}, "directives", "is empty"),
+        ({"directives": ["L0"]}, "directives[0]", "is L0"),
+        ({"directives": ["L1", "L7"]}, "directives[1]", "is 'L7', which does not exist; must be one of L1, L2"),
+        ({"count": 0}, "count", "is 0; must be 1 to 200"),
+        ({"count": 201}, "count", "is 201; must be 1 to 200"),
+        ({"lease": Duration(seconds=0)}, "lease", "is 0 s; must be above 0 and at most a day"),
+        ({"lease": Duration(seconds=86_401)}, "lease", "is 86401 s"),
+        ({"lease": Duration(seconds=-1)}, "lease", "is -1 s"),
+    ],
+)
+async def test_a_faulty_draw_is_refused_by_field(evaluator: Any, fields: Any, field: str, fault: str) -> None:
+    found = await faults(draw(evaluator, **fields))
+    assert set(found) == {field}
+    assert fault in found[field]
+
+
+async def test_a_report_opens_a_directive_at_once(
+    client: AdminClient, evaluator: Any, database: Database, keeper: SnapshotKeeper, clock: ManualClock
+) -> None:
+    await keep(database, clock, 3)
+    await add_policy(client, "strict", tenant="acme", floor=0.99)
+    drawn = await draw(evaluator, 2)
+    answers = [pb.Answer(directive="L1", directive_revision=1, text="4", output_tokens=2)]
+    changes = await report(
+        evaluator, scores=[scored(sample_id, answers=answers) for sample_id in drawn], bounds=[bound(clock)]
+    )
+    assert changes == [("L1", "default", True)]
+    assert keeper.snapshot.bounds[Cell(MODEL, "sums", "L1")].lower == 0.97
+    assert await all_scores(evaluator) == [("s0", "L1", 1.0), ("s1", "L1", 1.0)]
+    assert await draw(evaluator) == ["s2"]
+    async with database.reading() as connection:
+        (sample,) = await SampleRepository(connection).get_many(["s0"])
+    assert [(answer.directive, answer.text) for answer in sample.answers] == [("L0", "2 + 2 = 4"), ("L1", "4")]
+
+
+async def test_a_report_closes_a_directive_at_once(
+    client: AdminClient, evaluator: Any, keeper: SnapshotKeeper, clock: ManualClock
+) -> None:
+    await add_policy(client, "lax", tenant="acme", floor=0.5)
+    assert await report(evaluator, bounds=[bound(clock)]) == [("L1", "default", True), ("L1", "lax", True)]
+    await clock.advance(60)
+    assert await report(evaluator, bounds=[bound(clock, lower=0.9)]) == [("L1", "default", False)]
+    await clock.advance(60)
+    cell = pb.Cell(model=MODEL, task="sums", directive="L1")
+    assert await report(evaluator, withdrawn=[cell]) == [("L1", "lax", False)]
+    assert keeper.snapshot.bounds == {}
+    await clock.advance(60)
+    assert await report(evaluator, bounds=[bound(clock)]) == [("L1", "default", True), ("L1", "lax", True)]
+
+
+async def test_an_absolute_floor_is_held_against_the_mean(
+    client: AdminClient, evaluator: Any, clock: ManualClock
+) -> None:
+    kind = admin_pb.FLOOR_KIND_ABSOLUTE
+    await add_policy(client, "a", tenant="acme", floor=0.9, floor_kind=kind)
+    reply = await evaluator.ReportQuality(
+        pb.ReportQualityRequest(evaluator="e1", bounds=[bound(clock, lower=0.1, absolute_lower=0.91)])
+    )
+    (change,) = reply.changes
+    assert (change.policy, change.open, change.floor_kind) == ("a", True, kind)
+
+
+async def test_a_repeated_report_changes_nothing(evaluator: Any, database: Database, clock: ManualClock) -> None:
+    await keep(database, clock, 2)
+    drawn = await draw(evaluator)
+    answers = [pb.Answer(directive="L1", directive_revision=1, text="4", output_tokens=2)]
+    given = {"scores": [scored(drawn[0], answers=answers), scored(drawn[1])], "bounds": [bound(clock)]}
+    assert await report(evaluator, **given) == [("L1", "default", True)]
+    await clock.advance(3600)
+    assert await report(evaluator, **given) == []
+    assert len(await all_scores(evaluator)) == 2
+    async with database.reading() as connection:
+        assert len(await QualityRepository(connection).history(Cell(MODEL, "sums", "L1"))) == 1
+
+
+async def test_reports_at_once_count_once(evaluator: Any, database: Database, clock: ManualClock) -> None:
+    await keep(database, clock, 2)
+    drawn = await draw(evaluator)
+    given = {"scores": [scored(sample_id) for sample_id in drawn], "bounds": [bound(clock)]}
+    changes = await asyncio.gather(*(report(evaluator, **given) for _ in range(4)))
+    assert len(await all_scores(evaluator)) == 2
+    assert [("L1", "default", True)] in changes
+
+
+async def test_a_reported_sample_is_free_for_what_it_still_lacks(
+    evaluator: Any, database: Database, clock: ManualClock
+) -> None:
+    await keep(database, clock, 2)
+    await draw(evaluator, directives=["L1", "L2"])
+    await report(evaluator, scores=[scored("s0")])
+    assert await draw(evaluator, name="e2", directives=["L1", "L2"]) == ["s0"]
+
+
+async def test_a_lost_lease_records_nothing_of_the_report(
+    evaluator: Any, database: Database, keeper: SnapshotKeeper, clock: ManualClock
+) -> None:
+    await keep(database, clock, 3)
+    await draw(evaluator, 1, lease=Duration(seconds=10))
+    await draw(evaluator, 2, lease=Duration(seconds=100))
+    given = {"scores": [scored("s1"), scored("s0")], "bounds": [bound(clock)]}
+    await clock.advance(10)
+    error = await refused(report(evaluator, **given), "FAILED_PRECONDITION", "LEASE_LOST")
+    assert error.metadata == {"sample_id": "s0"}
+    assert await all_scores(evaluator) == []
+    assert keeper.snapshot.bounds == {}
+    other = report(evaluator, "e2", scores=[scored("s1")])
+    assert "not this evaluator's" in (await refused(other, "FAILED_PRECONDITION", "LEASE_LOST")).message
+    await report(evaluator, scores=[scored("s1")])
+
+
+async def test_an_unknown_sample_is_not_found(evaluator: Any, database: Database, clock: ManualClock) -> None:
+    await keep(database, clock, 1)
+    await draw(evaluator)
+    call = report(evaluator, scores=[scored("s0"), scored("nobody")])
+    error = await refused(call, "NOT_FOUND", "RESOURCE_NOT_FOUND")
+    assert error.metadata == {"resource": "sample", "name": "nobody"}
+    assert await all_scores(evaluator) == []
+
+
+async def test_a_bound_of_another_revision_opens_nothing(
+    client: AdminClient, evaluator: Any, keeper: SnapshotKeeper, clock: ManualClock
+) -> None:
+    assert await report(evaluator, bounds=[bound(clock)]) == [("L1", "default", True)]
+    directive = await client.policies.GetDirective(admin_pb.GetDirectiveRequest(name="L1"))
+    directive.text = "Short"
+    await client.policies.UpdateDirective(admin_pb.UpdateDirectiveRequest(directive=directive))
+    await clock.advance(1)
+    assert await report(evaluator, bounds=[bound(clock)]) == []
+    await clock.advance(1)
+    assert await report(evaluator, bounds=[bound(clock, directive_revision=2)]) == [("L1", "default", True)]
+    await clock.advance(1)
+    assert await report(evaluator, bounds=[bound(clock)]) == []
+    assert keeper.snapshot.bounds[Cell(MODEL, "sums", "L1")].revision == "2"
+
+
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("scores", "field", "fault"),
+    [
+        ([pb.SampleScores(scores=[])], "scores[0].sample_id", "is empty"),
+        ([scored("s0", score(quality=NAN))], "scores[0].scores[0].quality", "is nan; must be in [0, 1]"),
+        ([scored("s0", score(quality=1.1))], "scores[0].scores[0].quality", "is 1.1"),
+        ([scored("s0", score(baseline_quality=-1))], "scores[0].scores[0].baseline_quality", "is -1"),
+        ([scored("s0", score(judge=""))], "scores[0].scores[0].judge", "is empty"),
+        ([scored("s0", score("a b"))], "scores[0].scores[0].directive", "is 'a b'"),
+        ([scored("s0", score(directive_revision=0))], "scores[0].scores[0].directive_revision", "is 0"),
+        ([scored("s0", score(), score())], "scores[0].scores", "more than one of L1 at revision 1"),
+        ([scored("s0"), scored("s0", score("L2"))], "scores", "holds sample 's0' more than once"),
+        ([scored("s0", answers=[pb.Answer()])], "scores[0].answers[0].directive", "is ''"),
+        ([scored(f"s{n}") for n in range(1001)], "scores", "has 1,001 entries; at most 1,000"),
+    ],
+)
+async def test_faulty_scores_are_refused_by_field(evaluator: Any, scores: Any, field: str, fault: str) -> None:
+    found = await faults(report(evaluator, scores=scores))
+    assert fault in found[field]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "fault"),
+    [
+        ({"lower": NAN}, "lower", "is nan; must be finite and at least 0"),
+        ({"lower": 1.5}, "lower", "is 1.5, above upper 1.02"),
+        ({"upper": math.inf}, "upper", "is inf"),
+        ({"share": -1.0}, "share", "is -1"),
+        ({"absolute_lower": 1.01}, "absolute_lower", "is 1.01; must be in [0, 1]"),
+        ({"samples": 0}, "samples", "is 0; must be 1 to"),
+        ({"samples": 2**64 - 1}, "samples", "must be 1 to"),
+        ({"judge": ""}, "judge", "is empty"),
+        ({"directive_revision": 2**32 - 1}, "directive_revision", "is 4,294,967,295; must be 1 to 2,147,483,647"),
+        ({"updated_at": None}, "updated_at", "is missing or out of range"),
+        ({"updated_at": Timestamp(seconds=2**60)}, "updated_at", "is missing or out of range"),
+        ({"updated_at": Timestamp(seconds=4 * 10**9)}, "updated_at", "in the future; the router's time is 2026-01-01"),
+    ],
+)
+async def test_a_faulty_bound_is_refused_by_field(
+    evaluator: Any, keeper: SnapshotKeeper, clock: ManualClock, fields: Any, field: str, fault: str
+) -> None:
+    found = await faults(report(evaluator, bounds=[bound(clock, **fields)]))
+    assert fault in found[f"bounds[0].{field}"]
+    assert keeper.snapshot.bounds == {}
+
+
+async def test_more_faults_of_a_report(evaluator: Any, clock: ManualClock) -> None:
+    found = await faults(report(evaluator, bounds=[bound(clock), bound(clock)], withdrawn=[pb.Cell()]))
+    assert found["bounds"] == f"holds more than one of cell ({MODEL}, sums, L1)"
+    assert set(found) == {"bounds", "withdrawn[0].model", "withdrawn[0].directive"}
+    assert set(await faults(report(evaluator, name="e\n"))) == {"evaluator"}
+
+
+async def test_pages_of_scores_hold_everything_once(evaluator: Any, database: Database, clock: ManualClock) -> None:
+    await keep(database, clock, 7)
+    names = await draw(evaluator)
+    await clock.advance(5)
+    await report(evaluator, scores=[scored(name, score(), score("L2", quality=0.5)) for name in names])
+    for size in (1, 2, 3, 5, 14, 99):
+        found: list[Any] = []
+        token = ""
+        while True:
+            reply = await evaluator.ListScores(pb.ListScoresRequest(page_size=size, page_token=token))
+            assert len(reply.scores) <= size
+            found += reply.scores
+            assert len(found) <= 14
+            token = reply.next_page_token
+            if not token:
+                break
+        assert len({(s.sample_id, s.score.directive) for s in found}) == len(found) == 14
+    assert (found[0].cell.model, found[0].cell.task, found[0].cell.directive) == (MODEL, "sums", "L1")
+    assert found[0].scored_at.ToDatetime(tzinfo=clock.now().tzinfo) == clock.now()
+    assert (found[0].score.judge, found[0].score.baseline_quality) == ("grader:numeric", 1.0)
+
+
+async def test_a_made_up_page_token_of_scores(evaluator: Any) -> None:
+    assert set(await faults(evaluator.ListScores(pb.ListScoresRequest(page_token="nonsense")))) == {"page_token"}
+
+
+async def test_only_evaluators_may(client: AdminClient) -> None:
+    _, feedback, _ = client.as_role("client")
+    call = feedback.GetEvaluationPlan(pb.GetEvaluationPlanRequest())
+    await refused(call, "PERMISSION_DENIED", "ROLE_NOT_ALLOWED")
