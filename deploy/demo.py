@@ -1,10 +1,15 @@
-"""`make demo`: two simulated days on this machine, directives off and policy on, and what came of it."""
+"""`make demo`: a simulated day served twice on this machine, as an operator would introduce Pith.
+
+On the first day the policies are in mode SHADOW: every request is served without a directive while the evaluator judges
+what directives would do. On the second day the same requests come at the same hours, and the policies are ON.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import json
+import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -27,7 +32,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from common.clock import Clock, clock_from_spec
 from deploy.day import DAY_SECONDS, TENANT, Outcome, Request, plan_day, serve_day
-from deploy.report import Bound, DemoResult, Evaluations, as_json, as_tables, draw
+from deploy.report import Bound, DemoResult, Evaluations, Event, as_json, as_tables, draw
 from deploy.stack import Stack, StackError
 from engine.demo.tasks import GRADERS, TASKS
 
@@ -96,7 +101,7 @@ async def _two_days(
 ) -> DemoResult:
     policies = policies_pb2_grpc.PoliciesStub(router)
     created = [await _create_policy(policies, task) for task in TASKS]
-    events: list[tuple[float, str]] = []
+    events: list[Event] = []
     columns = (
         TextColumn("{task.description:16}"),
         BarColumn(),
@@ -107,7 +112,8 @@ async def _two_days(
     with Progress(*columns, console=console) as progress:
         first = max(FIRST_DAY, clock.now())
         bars = [progress.add_task(name, total=len(day), note="") for name in ("directives off", "policy on")]
-        baseline = await serve_day("off", day, first, clock, router, _Ticker(progress, bars[0], first, clock))
+        watcher = asyncio.create_task(_watch_bounds(router, first, clock, events, progress))
+        baseline = await serve_day("off", day, first, clock, router, _Ticker(progress, bars[0], clock))
 
         for policy in created:
             policy.mode = policies_pb2.MODE_ON
@@ -118,9 +124,9 @@ async def _two_days(
                     reason="second day of the demo",
                 )
             )
-        second = clock.now()
-        watcher = asyncio.create_task(_watch_bounds(router, second, clock, events, progress))
-        pith = await serve_day("on", day, second, clock, router, _Ticker(progress, bars[1], second, clock))
+        # The same hours of the day as on the first, so that the grid is the same.
+        second = first + timedelta(days=math.ceil((clock.now() - first) / timedelta(days=1)))
+        pith = await serve_day("on", day, second, clock, router, _Ticker(progress, bars[1], clock))
         watcher.cancel()
     stack.check()
 
@@ -128,10 +134,10 @@ async def _two_days(
         evaluation_pb2.GetStatusRequest()
     )
     reports = reports_pb2_grpc.ReportsStub(router)
-    # The second day alone: on the first there was nothing to hold back from.
+    report = await reports.GetReport(reports_pb2.GetReportRequest())
     start_time = timestamp_pb2.Timestamp()
     start_time.FromDatetime(second)
-    report = await reports.GetReport(reports_pb2.GetReportRequest(start_time=start_time))
+    second_day = await reports.GetReport(reports_pb2.GetReportRequest(start_time=start_time))
     plan: feedback_pb2.EvaluationPlan = await feedback_pb2_grpc.FeedbackStub(router).GetEvaluationPlan(
         feedback_pb2.GetEvaluationPlanRequest()
     )
@@ -150,19 +156,19 @@ async def _two_days(
         intensity=[by_hour[(second.hour + hour) % 24] for hour in range(24)],
         zone="DEMO-SOLAR",
         events=events,
-        counterfactual=_counterfactual(report),
+        counterfactual=_counterfactual(second_day),
     )
 
 
 async def _create_policy(policies: policies_pb2_grpc.PoliciesAsyncStub, task: str) -> policies_pb2.Policy:
-    """A policy a task, since each task's answers are checked by another grader. Off, for the first day."""
+    """A policy a task, since each task's answers are checked by another grader."""
     created: policies_pb2.Policy = await policies.CreatePolicy(
         policies_pb2.CreatePolicyRequest(
             policy=policies_pb2.Policy(
                 name=f"demo-{task}",
                 tenant=TENANT,
                 task=task,
-                mode=policies_pb2.MODE_OFF,
+                mode=policies_pb2.MODE_SHADOW,
                 floor=FLOOR,
                 floor_kind=policies_pb2.FLOOR_KIND_RELATIVE,
                 directives=["L1", "L2"],
@@ -180,7 +186,7 @@ async def _watch_bounds(
     router: grpc.aio.Channel,
     start: datetime,
     clock: Clock,
-    events: list[tuple[float, str]],
+    events: list[Event],
     progress: Progress,
 ) -> None:
     """Tells of directives that open or close, as they do."""
@@ -193,8 +199,9 @@ async def _watch_bounds(
                 verb = "opens" if bound.open else "closes"
                 kept = f"keeps ≥ {bound.lower:.3f} after {bound.samples} pairs"
                 line = f"{bound.task}/{bound.directive} {verb}: {kept}"
-                events.append(((clock.now() - start).total_seconds() / 3600, line))
-                progress.console.print(f"{clock.now():%H:%M}  {line}")
+                days, rest = divmod((clock.now() - start).total_seconds(), DAY_SECONDS)
+                events.append(Event(int(days) + 1, rest / 3600, bound.task, bound.directive, bound.open, line))
+                progress.console.print(f"day {int(days) + 1} {clock.now():%H:%M}  {line}")
             before[key] = bound.open
         await asyncio.sleep(0.5)
 
@@ -216,7 +223,7 @@ async def _bounds(reports: reports_pb2_grpc.ReportsAsyncStub) -> list[Bound]:
 
 
 def _counterfactual(report: reports_pb2.Report) -> dict[str, float | int | str] | None:
-    if not report.HasField("counterfactual"):
+    if not report.HasField("counterfactual") or not report.counterfactual.held_back_requests:
         return None
     saving = report.counterfactual.saving
     return {
@@ -232,8 +239,8 @@ def _counterfactual(report: reports_pb2.Report) -> dict[str, float | int | str] 
 class _Ticker:
     """Moves a progress bar and shows the simulated time."""
 
-    def __init__(self, progress: Progress, bar: TaskID, start: datetime, clock: Clock) -> None:
-        self._progress, self._bar, self._start, self._clock = progress, bar, start, clock
+    def __init__(self, progress: Progress, bar: TaskID, clock: Clock) -> None:
+        self._progress, self._bar, self._clock = progress, bar, clock
         self._grams = 0.0
 
     def __call__(self, outcome: Outcome) -> None:
@@ -248,7 +255,7 @@ def _print(result: DemoResult, console: Console) -> None:
     evaluations = result.evaluations
     console.print(
         f"The evaluator ran {evaluations.runs} times, scored {evaluations.samples} samples and spent "
-        f"{(evaluations.carbon_grams or 0) * 1e3:.3f} mg CO2e, which the saving pays for."
+        f"{(evaluations.carbon_grams or 0) * 1e3:.3f} mg CO2e over both days, all charged to the second."
     )
     console.print(
         f"[bold]Carbon saved: {result.carbon_saving:.1%}[/] (energy modelled, grid stylised: a demonstration)"

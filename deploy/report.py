@@ -40,8 +40,20 @@ class Evaluations:
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """A directive opened or closed, at an hour of day 1 or 2."""
+
+    day: int
+    hour: float
+    task: str
+    directive: str
+    opens: bool
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
 class DemoResult:
-    """Both days. `events` are (hours since the day's start, line)."""
+    """Both days."""
 
     baseline: Sequence[Outcome]
     pith: Sequence[Outcome]
@@ -51,7 +63,7 @@ class DemoResult:
     intensity: Sequence[float]
     """g/kWh by hour since the day's start."""
     zone: str
-    events: Sequence[tuple[float, str]]
+    events: Sequence[Event]
     counterfactual: Mapping[str, Any] | None
 
     @property
@@ -67,7 +79,7 @@ class DemoResult:
 
     @property
     def carbon_saving(self) -> float:
-        """Share of the baseline's carbon that was saved, the evaluator's own carbon deducted."""
+        """Share of the baseline's carbon that was saved, the evaluator's own carbon of both days deducted."""
         spent = total_grams(self.pith) + (self.evaluations.carbon_grams or 0.0)
         return 1.0 - spent / total_grams(self.baseline)
 
@@ -127,7 +139,7 @@ def as_json(result: DemoResult) -> dict[str, Any]:
         "evaluation_carbon_grams": result.evaluations.carbon_grams,
         "evaluation_energy_joules": result.evaluations.energy_joules,
         "counterfactual": result.counterfactual,
-        "events": [{"hour": hour, "event": event} for hour, event in result.events],
+        "events": [{"day": event.day, "hour": event.hour, "event": event.line} for event in result.events],
         "below_floor": result.below_floor(),
     }
 
@@ -234,11 +246,7 @@ def draw(result: DemoResult, path: Path) -> None:
     grid.step([*hours, 24], [*result.intensity, result.intensity[-1]], where="post", color=grid_colour, lw=2)
     grid.set_ylim(0, max(result.intensity) * 1.6)
     grid.set_ylabel(f"grid intensity, g CO2e/kWh ({result.zone})", color=grid_colour)
-    for hour, event in result.events:
-        if "opens" in event:
-            carbon.axvline(hour, color=on_colour, lw=1.2, ls=":")
-    carbon.plot([], [], color=on_colour, lw=1.2, ls=":", label="the evaluator opens a directive")
-    carbon.legend(loc="upper left", frameon=False, ncols=3)
+    carbon.legend(loc="upper left", frameon=False, ncols=2)
 
     quality = axes["quality"]
     rows = range(len(result.tasks))

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from deploy.day import Outcome, Request, plan_day
-from deploy.report import Bound, DemoResult, Evaluations, as_json, as_tables, draw
+from deploy.report import Bound, DemoResult, Evaluations, Event, as_json, as_tables, draw
 from engine.demo.tasks import TASKS
 
 INTENSITY = [300.0] * 12 + [100.0] * 12
@@ -41,7 +41,7 @@ def result(kept: float = 1.0, grams: float | None = 1e-4) -> DemoResult:
         evaluations=Evaluations(runs=3, samples=80, carbon_grams=7.2e-4, energy_joules=9.0),
         intensity=INTENSITY,
         zone="TEST",
-        events=[(5.5, f"{TASKS[0]}/L2 opens")],
+        events=[Event(1, 5.5, TASKS[0], "L2", True, f"{TASKS[0]}/L2 opens")],
         counterfactual=None,
     )
 
