@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -124,8 +123,8 @@ async def _two_days(
                     reason="second day of the demo",
                 )
             )
-        # The same hours of the day as on the first, so that the grid is the same.
-        second = first + timedelta(days=math.ceil((clock.now() - first) / timedelta(days=1)))
+        # The same hours as on the first day, so that the grid is the same; the night's first minutes may be over.
+        second = first + timedelta(days=max(1, (clock.now() - first) // timedelta(days=1)))
         pith = await serve_day("on", day, second, clock, router, _Ticker(progress, bars[1], clock))
         watcher.cancel()
     stack.check()
@@ -271,8 +270,8 @@ def _print(result: DemoResult, console: Console) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=2_400, help="requests a day (default %(default)s)")
-    parser.add_argument("--day-seconds", type=float, default=100.0, help="wall seconds of a day (default %(default)s)")
+    parser.add_argument("--requests", type=int, default=1_800, help="requests a day (default %(default)s)")
+    parser.add_argument("--day-seconds", type=float, default=120.0, help="wall seconds of a day (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of prompts and arrival times (default %(default)s)")
     arguments = parser.parse_args()
     if arguments.requests < 1:

@@ -56,12 +56,12 @@ class DevicePrices:
 SERVER_CPU = DevicePrices(
     joules_per_flop=1.2e-10,
     joules_per_byte=2.4e-10,
-    joules_per_layer=3e-3,
+    joules_per_layer=1.5e-3,
     idle_watts=3.0,
     source=(
         "assumption for two cores of a server CPU: about 15 W (300 W over 32 to 64 cores) at about 125 fp32 "
         "GFLOP/s; 30 pJ a bit of DRAM, the middle of the 1.3 to 2.6 nJ for 64 bits in Horowitz, ISSCC 2014; "
-        "0.4 ms of one core at 7.5 W to dispatch a layer in eager mode; "
+        "0.2 ms of one core at 7.5 W to dispatch a layer in eager mode, as a decode step of the demo model takes; "
         "idle at a fifth of that power"
     ),
 )

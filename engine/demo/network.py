@@ -177,6 +177,7 @@ def save_model(state: dict[str, Tensor], shape: Shape, end_token: int, begin_tok
     weights = {f"model.{name}": weight.to(torch.bfloat16).contiguous() for name, weight in state.items()}
     partial = directory / "model.safetensors.partial"
     save_file(weights, partial, metadata={"format": "pt"})
+    partial.chmod(0o644)  # safetensors lets only the owner read, and the engine may run as another user
     partial.replace(directory / "model.safetensors")
 
 
