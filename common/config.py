@@ -35,7 +35,12 @@ class ServiceConfig(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="PITH_", validate_by_name=True, validate_by_alias=True
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        env_prefix="PITH_",
+        validate_by_name=True,
+        validate_by_alias=True,
     )
 
     # Before `listen`, whose check reads them.

@@ -320,18 +320,20 @@ class _Call:
         else:
             told = internal(f"internal error; the log has it under request id {self.request_id}")
             cause = error
-        self.finish(told.code, cause)
+        self.finish(told.code, cause, told)
         status = to_status(told)
         trailers = ((STATUS_DETAILS_KEY, status.SerializeToString()), (REQUEST_ID_KEY, self.request_id))
         await self.context.abort(told.code, status.message, trailers)
 
-    def finish(self, code: grpc.StatusCode, cause: Exception | None = None) -> None:
+    def finish(self, code: grpc.StatusCode, cause: Exception | None = None, told: PithError | None = None) -> None:
         """Counts and logs the call, before its caller learns the outcome."""
         seconds = time.monotonic() - self.began
         rpc = self.rpc
         rpc.metrics.finished(code, seconds)
         log = rpc.server._log
         write = log.error if cause is not None else log.debug if rpc.roles is None else log.info
+        # Names of fields and of reasons only: what was said stays between caller and service.
+        why = {} if told is None else {"reason": told.reason, "fields": [fault.field for fault in told.violations]}
         write(
             "call",
             method=rpc.name,
@@ -341,6 +343,7 @@ class _Call:
             tenant=self.principal.tenant,
             caller=self.principal.name,
             exc_info=cause,
+            **why,
         )
 
 

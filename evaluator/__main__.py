@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 from common.auth import Authenticator
 from common.clock import SystemClock, clock_from_spec
@@ -45,9 +46,9 @@ async def serve(config: EvaluatorConfig) -> None:
         loop = EvaluationLoop(config, router, ReferenceJudge(), clock_from_spec(config.clock), SystemClock(), metrics)
         server = GrpcServer(config, Authenticator.from_file(config.tokens_file), metrics)
         server.add(EvaluationService(loop), DESCRIPTOR, roles=ROLES, watches=WATCHES)
-        await server.start()
         if config.metrics_port is not None:
             metrics.serve(config.metrics_port, config.listen_host)
+        await server.start()
         polling = asyncio.create_task(loop.run())
         announcing = asyncio.create_task(_announce(server, loop))
         try:
@@ -67,7 +68,10 @@ async def _announce(server: GrpcServer, loop: EvaluationLoop) -> None:
 def main() -> None:
     config = load(EvaluatorConfig)
     configure("evaluator", config.log_level, config.log_format)
-    asyncio.run(serve(config))
+    try:
+        asyncio.run(serve(config))
+    except OSError as fault:
+        sys.exit(f"evaluator: {fault}")
 
 
 if __name__ == "__main__":

@@ -129,7 +129,9 @@ class EvaluationLoop:
             if await evaluation.run(self._stopping):
                 fault = None
                 self.evaluations += 1
-                self.last_run_at = self.knowledge.plan.now if self.knowledge.plan is not None else None
+                # One that found nothing to judge, for want of samples or of such a task, must not put off the next.
+                if evaluation.scored + evaluation.unscored > 0 and self.knowledge.plan is not None:
+                    self.last_run_at = self.knowledge.plan.now
         except Exception as error:
             fault = self._noted(error)
         finally:

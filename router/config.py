@@ -52,7 +52,10 @@ class RouterConfig(ServiceConfig):
     )
 
     answer_keep_seconds: float = Field(
-        default=600.0, ge=0, description="How long an answer is kept for a repeated request, on the service's clock."
+        default=600.0,
+        ge=0,
+        le=86400,
+        description="How long an answer is kept for a repeated request, on the service's clock.",
     )
     answer_keep_bytes: int = Field(default=64 * MEBIBYTE, ge=0, description="Memory for kept answers.")
     remembered_requests: int = Field(

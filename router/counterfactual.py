@@ -1,8 +1,8 @@
 """What the same requests would have emitted without directives, from those held back at random. Pure.
 
 A request for which a directive was open is eligible; a share of the eligible is held back at random and served at L0.
-In each stratum, a (model, task), they are a random sample of the eligible, so their mean energy m is an unbiased
-estimate of what a steered request (one served under a directive) would have used at L0. Then
+In each stratum, a (model, task, policy), they are a random sample of the eligible, so their mean energy m is an
+unbiased estimate of what a steered request (one served under a directive) would have used at L0. Then
 
     carbon had all been at L0 = carbon of the requests served at L0 + sum over strata and steered requests i of
                                 (m * f_i + mean embodied carbon of the held back),
@@ -26,7 +26,7 @@ METHOD = "stratified mean of randomised hold-back, Welch-Satterthwaite t, approx
 
 @dataclass(frozen=True, slots=True)
 class Stratum:
-    """Sums over the eligible requests of one (model, task) whose energy and carbon are known."""
+    """Sums over the eligible requests of one (model, task, policy) whose energy and carbon are known."""
 
     model: str
     task: str

@@ -16,6 +16,9 @@ from common.quality.drift import DriftDetector
 
 Verdict = Literal["open", "closed", "undecided"]
 
+MAX_CLOCK_SKEW_SECONDS = 300.0
+"""How far ahead of a router's clock the time of a bound may be."""
+
 
 class FloorKind(StrEnum):
     """What a floor is measured against."""
@@ -89,8 +92,10 @@ class QualityBound:
     updated_at: datetime
 
     def is_open(self, floor: float, floor_kind: FloorKind, now: datetime, max_age_seconds: float) -> bool:
-        """Whether the directive may be served at that floor; never without samples or on a bound too old."""
-        is_fresh = (now - self.updated_at).total_seconds() <= max_age_seconds
+        """Whether the directive may be served at that floor; never without samples, on a bound too old, or on one from
+        the future: a clock that was set back would keep it fresh for good.
+        """
+        is_fresh = -MAX_CLOCK_SKEW_SECONDS <= (now - self.updated_at).total_seconds() <= max_age_seconds
         lower = self.lower if floor_kind is FloorKind.RELATIVE else self.absolute_lower
         return self.samples > 0 and is_fresh and lower >= floor
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
-from common.quality.estimates import Cell, QualityBound
+from common.quality.estimates import MAX_CLOCK_SKEW_SECONDS, Cell, QualityBound
 from router.directives.assign import pick, uniform
 from router.directives.levels import L0, Directive
 from router.directives.policy import Mode, Policy, match
-from router.optimizer.plan import Plan
+from router.optimizer.plan import ALL_AT_L0, Plan
 
 
 class Reason(Enum):
@@ -91,6 +91,8 @@ def open_bound(
         return None, f"{name}: closed, the bound is of revision {bound.revision}, the directive at {directive.revision}"
     if not bound.is_open(floor, policy.floor_kind, now, policy.bound_max_age_seconds):
         age, longest = (now - bound.updated_at).total_seconds(), policy.bound_max_age_seconds
+        if age < -MAX_CLOCK_SKEW_SECONDS:
+            return None, f"{name}: closed, the bound is of {bound.updated_at.isoformat()}, in the future"
         if age > longest:
             return None, f"{name}: closed, the bound is {age:.0f} s old, the policy allows {longest} s"
         if bound.samples == 0:
@@ -138,8 +140,11 @@ def decide(facts: Facts, snapshot: Snapshot, now: datetime) -> Decision:
     shares = snapshot.plan.shares(policy.name, facts.model, facts.task)
     in_force = [(name, share) for name, share in shares if name in bounds]
     if not in_force:
-        why = "no directive is open" if not bounds else "the plan does not use the open directives yet"
-        return served(L0, Reason.NONE_OPEN, why)
+        if not bounds:
+            return served(L0, Reason.NONE_OPEN, "no directive is open")
+        if shares == ALL_AT_L0:
+            return served(L0, Reason.PLANNED, "directives are open, but the plan keeps this task at L0")
+        return served(L0, Reason.NONE_OPEN, "what the plan uses has closed, and it does not use what is open yet")
     in_force.append(("L0", 1.0 - sum(share for _, share in in_force)))
     name = pick(in_force, uniform("level", policy.name, facts.key))
     steps.append("plan: " + ", ".join(f"{name} {share:.0%}" for name, share in in_force if share > 0))

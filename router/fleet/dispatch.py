@@ -20,7 +20,7 @@ from common.errors import (
     resource_exhausted,
     unavailable,
 )
-from router.fleet.engines import RETRY_AFTER_SECONDS, Engine, Engines
+from router.fleet.engines import RETRY_AFTER_SECONDS, Engine, Engines, model_identity
 
 # First byte of a StreamGenerateResponse on the wire: the tag of field 2, length-delimited. Engine and router have the
 # same number for the same message there, so that these bytes are what the router's own client gets.
@@ -149,6 +149,10 @@ class _Attempt:
         started = inference_pb2.StreamGenerateResponse.FromString(raw)
         if not started.HasField("started"):
             raise self._broken("it began without `started`")
+        served = model_identity(started.started.model, started.started.model_digest)
+        if served != self._engine.identity:
+            # The directive was decided for the model that the engine last named: no bound speaks of this one.
+            raise self._lost(f"it serves {served} where it said {self._engine.identity}", fault=False)
         first = await self.next()
         self._relayed = True
         return _Opening(started.started, first)

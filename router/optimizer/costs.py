@@ -11,6 +11,8 @@ from router.directives.levels import PRIOR_RELATIVE_CARBON
 MEMORY_REQUESTS = 2_000
 """Beyond this many, a mean forgets exponentially, so that it follows traffic that changes."""
 UNKNOWN_DIRECTIVE_PRIOR = 0.5
+PRIOR_REQUESTS = 20
+"""How many observed requests the prior is worth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +46,26 @@ class CostBook:
         return self._costs.get(cell)
 
     def predicted(self, cell: Cell) -> Cost | None:
-        """Observed mean, else the prior share of L0's mean (`requests` is then 0); None where L0 is unknown too."""
-        if cell in self._costs:
-            return self._costs[cell]
+        """Observed mean, drawn towards the prior share of L0's mean as if that were PRIOR_REQUESTS more requests.
+
+        Without that, a few dear requests could make L0 look cheaper for good: what is not served is not observed again.
+        None where neither it nor L0 was observed.
+        """
+        observed = self._costs.get(cell)
         base = self._costs.get(Cell(cell.model, cell.task, "L0"))
-        if base is None:
-            return None
+        if cell.directive == "L0" or base is None:
+            return observed
         share = PRIOR_RELATIVE_CARBON.get(cell.directive, UNKNOWN_DIRECTIVE_PRIOR)
-        return Cost(base.energy_joules * share, base.busy_seconds * share, base.output_tokens * share, 0)
+        if observed is None:
+            return Cost(base.energy_joules * share, base.busy_seconds * share, base.output_tokens * share, 0)
+        weight = observed.requests / (observed.requests + PRIOR_REQUESTS)
+
+        def drawn(mean: float, l0_mean: float) -> float:
+            return weight * mean + (1 - weight) * share * l0_mean
+
+        return Cost(
+            drawn(observed.energy_joules, base.energy_joules),
+            drawn(observed.busy_seconds, base.busy_seconds),
+            drawn(observed.output_tokens, base.output_tokens),
+            observed.requests,
+        )

@@ -9,6 +9,8 @@ from datetime import datetime
 Shares = tuple[tuple[str, float], ...]
 """(directive, share of eligible requests), summing to 1."""
 
+ALL_AT_L0: Shares = (("L0", 1.0),)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -20,4 +22,4 @@ class Plan:
     """The intensity that it was made for."""
 
     def shares(self, policy: str, model: str, task: str) -> Shares:
-        return self.entries.get((policy, model, task), (("L0", 1.0),))
+        return self.entries.get((policy, model, task), ALL_AT_L0)

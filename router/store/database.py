@@ -53,7 +53,12 @@ class Database:
         if self.url.get_backend_name() == "sqlite":
             options = {}
         try:
-            self._engine = create_async_engine(self.url, **options)
+            self._engine = create_async_engine(
+                self.url,
+                # Parameters are prompts and answers, which no log may hold.
+                hide_parameters=True,
+                **options,
+            )
         except ModuleNotFoundError as error:
             raise ValueError(f"database URL: it needs the package {error.name} (extra postgres)") from error
         if self.url.get_backend_name() == "sqlite":
@@ -151,4 +156,4 @@ def _failures() -> Iterator[None]:
     except (exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSupportedError):
         raise  # a fault of ours, not of the database
     except (exc.DBAPIError, exc.TimeoutError) as error:
-        raise StoreUnavailable(str(error)) from error
+        raise StoreUnavailable(str(getattr(error, "orig", None) or error)) from error

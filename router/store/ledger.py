@@ -142,7 +142,7 @@ class LedgerRepository:
         return tuple(sorted(keyed, key=lambda pair: tuple(pair[0].values())))
 
     async def strata(self, window: Window) -> tuple[Stratum, ...]:
-        """What the counterfactual is estimated from, by (model, task), for requests with known energy and carbon."""
+        """What the counterfactual is estimated from, by (model, task, policy): of requests whose energy is known."""
         steered = ledger.c.directive != L0.name
         held_back = ledger.c.reason == Reason.HOLDBACK.value
         joules, embodied = ledger.c.energy_joules, func.coalesce(ledger.c.embodied_grams, 0.0)
@@ -151,6 +151,7 @@ class LedgerRepository:
         def total(of: ColumnElement[bool], value: ColumnElement[Any]) -> ColumnElement[Any]:
             return func.sum(case((of, value), else_=0.0))
 
+        # Policies hold back different shares: pooled, those held back would be no random sample of those steered.
         query = (
             select(
                 ledger.c.model,
@@ -172,7 +173,7 @@ class LedgerRepository:
                 ledger.c.eligible,
                 and_(joules > 0, ledger.c.operational_grams.is_not(None)),
             )
-            .group_by(ledger.c.model, ledger.c.task)
+            .group_by(ledger.c.model, ledger.c.task, ledger.c.policy)
         )
         rows = (await self._connection.execute(query)).all()
         return tuple(sorted((_stratum(row) for row in rows), key=lambda stratum: (stratum.model, stratum.task)))

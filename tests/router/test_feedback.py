@@ -131,7 +131,8 @@ async def test_a_target_has_the_floors_of_all_its_policies_and_what_waits(
     )
     await add_policy(client, "off", tenant="third", floor=1.0, mode=admin_pb.MODE_OFF)
     client.costs.observe(Cell(MODEL, "sums", "L0"), 10.0, 1.0, 100)
-    client.costs.observe(Cell(MODEL, "sums", "L1"), 4.0, 0.4, 40)
+    for _ in range(2_000):
+        client.costs.observe(Cell(MODEL, "sums", "L1"), 4.0, 0.4, 40)
     drawn = await draw(evaluator, 2)
     await report(evaluator, scores=[scored(sample_id) for sample_id in drawn], bounds=[bound(clock)])
 
@@ -142,7 +143,7 @@ async def test_a_target_has_the_floors_of_all_its_policies_and_what_waits(
     assert brief.cell.model == MODEL
     assert floors(brief) == [("ABSOLUTE", 0.6), ("RELATIVE", 0.95), ("RELATIVE", 0.97)]
     assert (brief.grader, brief.directive_revision, brief.samples_waiting) == ("numeric", 1, 3)
-    assert brief.relative_carbon == pytest.approx(0.4)
+    assert brief.relative_carbon == pytest.approx(0.4, rel=0.01)
     assert brief.bound.lower == 0.97
     other = targets["lists", "L2"]
     assert floors(other) == [("RELATIVE", 0.95)]

@@ -458,7 +458,8 @@ async def test_explain_shows_every_candidate(
 ) -> None:
     await _open_l1(database, keeper, clock)
     client.costs.observe(Cell(MODEL, "sums", "L0"), 10.0, 1.0, 100)
-    client.costs.observe(Cell(MODEL, "sums", "L1"), 4.0, 0.4, 40)
+    for _ in range(2_000):
+        client.costs.observe(Cell(MODEL, "sums", "L1"), 4.0, 0.4, 40)
     request = generation_pb2.GenerateRequest(task="sums", model="tiny", conversation_id="c1")
     reply = await client.policies.Explain(pb.ExplainRequest(request=request))
     assert reply.decision.policy == "default"
@@ -473,7 +474,7 @@ async def test_explain_shows_every_candidate(
     assert baseline.predicted_grams == pytest.approx(5.0)
     assert (brief.directive, brief.open, brief.bound, brief.planned_share) == ("L1", True, 0.97, 0.75)
     assert brief.why == "L1: open, bound 0.970 clears the floor 0.950"
-    assert brief.predicted_grams == pytest.approx(2.0)
+    assert brief.predicted_grams == pytest.approx(2.0, rel=0.01)
     assert (very_brief.directive, very_brief.open, very_brief.HasField("bound")) == ("L2", False, False)
     assert very_brief.why == "L2: closed, no quality bound for it yet"
     assert very_brief.predicted_grams == pytest.approx(5.0 * 0.15)

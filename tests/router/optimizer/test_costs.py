@@ -40,10 +40,17 @@ def test_the_prior_is_a_share_of_l0() -> None:
     assert book.observed(L1) is None
 
 
-def test_what_was_observed_beats_the_prior() -> None:
+def test_what_was_observed_beats_the_prior_the_more_of_it_there_is() -> None:
     book = CostBook({L0: Cost(100.0, 10.0, 1_000.0, 5)})
-    book.observe(L1, 90.0, 9.0, 900)
-    assert book.predicted(L1) == Cost(90.0, 9.0, 900.0, 1)
+    book.observe(L1, 190.0, 19.0, 1_900)
+    one = book.predicted(L1)
+    expected = [(value + 20 * 0.224 * of_l0) / 21 for value, of_l0 in ((190, 100), (19, 10), (1_900, 1_000))]
+    assert one == Cost(*(pytest.approx(value) for value in expected), 1)
+    for _ in range(1_999):
+        book.observe(L1, 190.0, 19.0, 1_900)
+    many = book.predicted(L1)
+    assert many is not None and many.energy_joules == pytest.approx(190.0, rel=0.01)
+    assert book.predicted(L0) == book.observed(L0)
 
 
 def test_nothing_is_made_up_without_l0() -> None:

@@ -24,7 +24,7 @@ def bound(directive: str, lower: float, model: str = "m@1", task: str = "qa") ->
 
 
 def plan(*bounds: QualityBound, policies: tuple[Policy, ...] = (POLICY,), **joules: float) -> Plan:
-    costs = CostBook({Cell("m@1", "qa", name): Cost(value, 0.0, 10.0, 5) for name, value in joules.items()})
+    costs = CostBook({Cell("m@1", "qa", name): Cost(value, 0.0, 10.0, 100_000) for name, value in joules.items()})
     known = {directive.name: directive for directive in (L0, *SEEDED, Directive("terse"))}
     snapshot = Snapshot(known, policies, {b.cell: b for b in bounds}, Plan({}, NOW))
     return make_plan(snapshot, costs, lambda cost: cost.energy_joules, NOW, 100.0)
