@@ -122,8 +122,8 @@ class ContinuousBatch:
     def _gather_running(self) -> DecodeBatch:
         running = self._running
         return DecodeBatch(
-            token_ids=np.array([answer.last_token_id for answer in running], np.int64),
-            context_tokens=np.array([answer.context_tokens for answer in running], np.int64),
+            token_ids=np.array([answer.token_ids[-1] for answer in running], np.int64),
+            context_tokens=np.array([len(answer.token_ids) - 1 for answer in running], np.int64),
             block_tables=_rectangular([answer.block_table for answer in running]),
             sampling=SamplingBatch.of(
                 [answer.request.sampling for answer in running], [answer.output_tokens for answer in running]

@@ -205,7 +205,11 @@ def finished_message(finished: Finished) -> inference_pb2.Finished:
     return inference_pb2.Finished(
         reason=text_pb2.FinishReason.Value(f"FINISH_REASON_{finished.reason}"),
         stop=finished.stop,
-        usage=text_pb2.Usage(prompt_tokens=finished.prompt_tokens, output_tokens=finished.output_tokens),
+        usage=text_pb2.Usage(
+            prompt_tokens=finished.prompt_tokens,
+            cached_tokens=finished.cached_tokens,
+            output_tokens=finished.output_tokens,
+        ),
         timings=text_pb2.Timings(
             queue_seconds=finished.queue_seconds,
             first_token_seconds=finished.first_token_seconds,

@@ -41,6 +41,8 @@ class Finished:
     stop: str
     """The stop string that was reached, else empty."""
     prompt_tokens: int
+    cached_tokens: int
+    """Of the prompt's, those whose keys and values an earlier request had left in the cache."""
     output_tokens: int
     """With the end token, which costs a step like any other."""
     queue_seconds: float
@@ -107,9 +109,12 @@ class Answer:
 
     def __init__(self, request: GenerationRequest, detokenizer: Detokenizer) -> None:
         self.request = request
+        self.token_ids = list(request.prompt_token_ids)
+        """The prompt and what has been generated."""
         self.block_table: list[int] = []
-        self.output_tokens = 0
-        self.last_token_id = -1
+        self.context_tokens = 0
+        """How many of `token_ids`, from the first, have their keys and values in `block_table`."""
+        self.cached_tokens = 0
         self.admitted_seconds: float | None = None
         self.busy_seconds = 0.0
         self.joules: float | None = 0.0
@@ -119,16 +124,19 @@ class Answer:
         self._last_token_seconds = 0.0
 
     @property
-    def context_tokens(self) -> int:
-        """Tokens in the cache once the prompt has been prefilled: all but the last."""
-        return len(self.request.prompt_token_ids) + self.output_tokens - 1
+    def output_tokens(self) -> int:
+        return len(self.token_ids) - len(self.request.prompt_token_ids)
+
+    @property
+    def pending_tokens(self) -> int:
+        """Tokens to bring to the cache before the next one can be chosen: 1 while decoding, more in prefill."""
+        return len(self.token_ids) - self.context_tokens
 
     def take(
         self, token_id: int, end_token_ids: frozenset[int], now_seconds: float
     ) -> tuple[str, FinishReason | None, str]:
         """Takes the next token: the text it releases, why the answer ends with it (if it does), the stop string."""
-        self.output_tokens += 1
-        self.last_token_id = token_id
+        self.token_ids.append(token_id)
         self._last_token_seconds = now_seconds
         if self.output_tokens == 1:
             self._first_token_seconds = now_seconds
@@ -160,6 +168,7 @@ class Answer:
             reason=reason,
             stop=stop,
             prompt_tokens=len(request.prompt_token_ids),
+            cached_tokens=self.cached_tokens,
             output_tokens=self.output_tokens,
             queue_seconds=(now_seconds if self.admitted_seconds is None else self.admitted_seconds)
             - request.arrived_seconds,
