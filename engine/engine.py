@@ -90,7 +90,7 @@ class Engine:
                 directory,
                 f"kv_cache_bytes {config.kv_cache_bytes} is less than a block's {TorchCpuBackend.block_bytes(model)}",
             )
-        backend = TorchCpuBackend(model, read_weights(directory, model.shape), blocks, config.threads)
+        backend = TorchCpuBackend(model, read_weights(directory, model), blocks, config.threads)
         meter = ModelledMeter(model.shape, config.prices, backend.bytes_per_parameter, backend.bytes_per_kv)
         try:
             backend.warm_up(config.max_batch)
