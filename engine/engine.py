@@ -83,8 +83,7 @@ class Engine:
         model = read_config(directory)
         tokenizer = Tokenizer(directory, model.shape.vocab_size)
         context_tokens = min(model.max_context_tokens, config.max_context_tokens or model.max_context_tokens)
-        useful_blocks = config.max_batch * -(-context_tokens // BLOCK_SIZE_TOKENS)
-        blocks = min(config.kv_cache_bytes // TorchCpuBackend.block_bytes(model), useful_blocks)
+        blocks = config.kv_cache_bytes // TorchCpuBackend.block_bytes(model)
         if blocks < 1:
             raise ModelError(
                 directory,
@@ -96,7 +95,7 @@ class Engine:
             backend.warm_up(config.max_batch)
         except FloatingPointError as fault:
             raise ModelError(directory, str(fault)) from None
-        limits = SchedulingLimits(config.max_batch, config.max_prefill_tokens)
+        limits = SchedulingLimits(config.max_batch, config.max_step_tokens)
         self.config = config
         self.tokenizer = tokenizer
         self.card = ModelCard(

@@ -17,6 +17,9 @@ class Meter(Protocol):
     def idle_watts(self) -> float | None:
         """Power without work, which is charged to no request; None where unknown."""
 
+    def idle(self) -> None:
+        """Nothing has run since the last step: the energy since then is no sequence's."""
+
     def step(self, work: Sequence[Work]) -> Sequence[float | None]:
         """Joules of each sequence in the step that has just ended, in the order of `work`; None where unknown."""
 
@@ -37,6 +40,9 @@ class ModelledMeter:
     @property
     def idle_watts(self) -> float:
         return self._prices.idle_watts
+
+    def idle(self) -> None:
+        pass
 
     def step(self, work: Sequence[Work]) -> Sequence[float]:
         return step_energy_joules(self._shape, self._prices, work, self._bytes_per_parameter, self._bytes_per_kv)

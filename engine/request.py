@@ -111,6 +111,8 @@ class Answer:
         self.request = request
         self.token_ids = list(request.prompt_token_ids)
         """The prompt and what has been generated."""
+        self.block_keys: list[bytes] = []
+        """Names of the full blocks of `token_ids`."""
         self.block_table: list[int] = []
         self.context_tokens = 0
         """How many of `token_ids`, from the first, have their keys and values in `block_table`."""
