@@ -236,7 +236,7 @@ class ContinuousBatch:
         for answer, token_id in zip(answers, token_ids.tolist(), strict=True):
             text, reason, stop = answer.take(token_id, self._end_token_ids, now_seconds)
             if reason is None:
-                updates.append(Update(answer.request.key, text, (token_id,), None))
+                updates.append(Update(answer.request.key, text, (token_id,), None, logprobs=answer.logprobs))
             else:
                 ended.append(answer)
                 updates.append(self._end(answer, text, (token_id,), reason, stop))
@@ -248,11 +248,12 @@ class ContinuousBatch:
         self._release(answer)
         self._decode_batch = None
         finished = answer.finished(reason, stop, self._meter.source, self._now_seconds())
-        return Update(answer.request.key, text, token_ids, finished)
+        return Update(answer.request.key, text, token_ids, finished, logprobs=answer.logprobs if token_ids else ())
 
 
 def _sampling(answers: Sequence[Answer]) -> SamplingBatch:
     return SamplingBatch.of(
         [answer.request.sampling for answer in answers],
         [answer.output_tokens for answer in answers],
+        [answer.history for answer in answers],
     )

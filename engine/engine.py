@@ -16,7 +16,7 @@ from engine.batching import ContinuousBatch
 from engine.config import EngineConfig
 from engine.kv_cache import BLOCK_SIZE_TOKENS
 from engine.metering import ModelledMeter
-from engine.request import Finished, GenerationRequest, Update
+from engine.request import Finished, GenerationRequest, Update, replay
 from engine.sampling import SamplingParams
 from engine.stream import AnswerStream, Handover
 from engine.tokenizer import Tokenizer
@@ -113,6 +113,7 @@ class Engine:
             accepts_messages=tokenizer.accepts_messages,
         )
         self._blocks = blocks
+        self._end_token_ids = model.end_token_ids
         self._batch = ContinuousBatch(backend, tokenizer, meter, limits, model.end_token_ids, time.monotonic)
         self._worker: Worker | None = None
         self._on_finished: Callable[[Finished], None] = lambda finished: None
@@ -162,29 +163,42 @@ class Engine:
             if not place.stream.ended:
                 self._running_worker.abort(place.key)
 
-    def submit(
+    def request(
         self,
         place: Place,
         prompt_token_ids: Sequence[int],
         sampling: SamplingParams,
         max_output_tokens: int,
         stop: tuple[str, ...],
-    ) -> None:
-        """Hands a request to the decode loop; its answer comes through `place.stream`.
+    ) -> GenerationRequest:
+        """The request that the decode loop gets for a place.
 
         The prompt must leave room for a token in the context; `max_output_tokens` is cut to that room.
         """
         room_tokens = self.card.max_context_tokens - len(prompt_token_ids)
-        self._running_worker.submit(
-            GenerationRequest(
-                key=place.key,
-                prompt_token_ids=prompt_token_ids,
-                sampling=sampling,
-                max_output_tokens=min(max_output_tokens, self.card.max_output_tokens, room_tokens),
-                stop=stop,
-                arrived_seconds=place.arrived_seconds,
-            )
+        return GenerationRequest(
+            key=place.key,
+            prompt_token_ids=prompt_token_ids,
+            sampling=sampling,
+            max_output_tokens=min(max_output_tokens, self.card.max_output_tokens, room_tokens),
+            stop=stop,
+            arrived_seconds=place.arrived_seconds,
         )
+
+    def replay(self, request: GenerationRequest) -> Update | None:
+        """As `engine.request.replay`: what is left of an answer that was resumed at its very end."""
+        return replay(request, self.tokenizer.detokenizer(), self._end_token_ids, self.card.energy_source)
+
+    def submit(self, place: Place, request: GenerationRequest, rest: Update | None = None) -> None:
+        """Hands a request to the decode loop; its answer comes through `place.stream`.
+
+        `rest`, of `replay`, is all of an answer that has nothing to decode.
+        """
+        place.stream.go_on_from(len(request.resumed_token_ids))
+        if rest is not None:
+            self._receive([rest])
+            return
+        self._running_worker.submit(request)
         if place.aborted:
             self._running_worker.abort(place.key)
 
