@@ -17,6 +17,7 @@ from common.architecture.shape import ModelShape
 from engine.model import Llama3RopeScaling, ModelConfig, Weights, assemble, expected_tensors
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+WEIGHT_TYPES = ("F32", "F16", "BF16", "F64")
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -76,6 +77,9 @@ def read_weights(directory: Path, config: ModelConfig) -> Weights:
                         raise ModelError(
                             file, f"tensor {name} has shape {list(actual)}, config.json says {list(expected[name])}"
                         )
+                    kind = opened.get_slice(name).get_dtype()
+                    if kind not in WEIGHT_TYPES:
+                        raise ModelError(file, f"tensor {name} is {kind}; one of {', '.join(WEIGHT_TYPES)}")
                     tensors[name] = opened.get_tensor(name).float()
         except FileNotFoundError:
             raise ModelError(file, "file is missing") from None

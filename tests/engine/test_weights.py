@@ -154,6 +154,12 @@ def narrower(path: Path) -> None:
     save_file(tensors, path / SINGLE)
 
 
+def quantised(path: Path) -> None:
+    tensors = load_file(path / SINGLE)
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.int8)
+    save_file(tensors, path / SINGLE)
+
+
 def shard_gone(path: Path) -> None:
     shard(path)
     (path / "model-00002-of-00002.safetensors").unlink()
@@ -180,6 +186,7 @@ def index_incomplete(path: Path) -> None:
     [
         (without("model.layers.1.mlp.up_proj.weight"), SINGLE, "tensor model.layers.1.mlp.up_proj.weight is missing"),
         (narrower, SINGLE, "tensor model.norm.weight has shape [31], config.json says [32]"),
+        (quantised, SINGLE, "tensor model.norm.weight is I8; one of F32, F16, BF16, F64"),
         (truncated, SINGLE, "truncated or not a safetensors file"),
         (header_only, SINGLE, "truncated or not a safetensors file"),
         (lambda path: (path / SINGLE).unlink(), SINGLE, "file is missing"),
