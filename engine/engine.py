@@ -14,8 +14,9 @@ from common.scheduling import SchedulingLimits
 from engine.backends.torch_cpu import TorchCpuBackend
 from engine.batching import ContinuousBatch
 from engine.config import EngineConfig
+from engine.energy_counters import find_counter
 from engine.kv_cache import BLOCK_SIZE_TOKENS
-from engine.metering import ModelledMeter
+from engine.metering import ModelledMeter, choose_meter
 from engine.request import Finished, GenerationRequest, Update, replay
 from engine.sampling import SamplingParams
 from engine.stream import AnswerStream, Handover
@@ -90,7 +91,10 @@ class Engine:
                 f"kv_cache_bytes {config.kv_cache_bytes} is less than a block's {TorchCpuBackend.block_bytes(model)}",
             )
         backend = TorchCpuBackend(model, read_weights(directory, model), blocks, config.threads)
-        meter = ModelledMeter(model.shape, config.prices, backend.bytes_per_parameter, backend.bytes_per_kv)
+        meter = choose_meter(
+            find_counter(config.device),
+            ModelledMeter(model.shape, config.prices, backend.bytes_per_parameter, backend.bytes_per_kv),
+        )
         try:
             backend.warm_up(config.max_batch)
         except FloatingPointError as fault:

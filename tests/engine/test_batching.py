@@ -237,12 +237,12 @@ TestBatching = Batching.TestCase
 TestBatching.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
-def batch_of(backend: RecordingBackend) -> ContinuousBatch:
+def batch_of(backend: RecordingBackend, meter: SharesEqually | None = None) -> ContinuousBatch:
     tokenizer = Tokens()
     return ContinuousBatch(
         backend,
         tokenizer,  # type: ignore[arg-type]
-        SharesEqually(),
+        meter or SharesEqually(),
         LIMITS,
         frozenset(),
         Ticks(),
@@ -314,3 +314,21 @@ def test_a_long_prompt_does_not_hold_up_a_running_answer_or_a_short_prompt() -> 
     keys = [{update.key for update in batch.step()} for _ in range(3)]
     # Nine tokens a step beside the answer's: half are the long prompt's, which comes first, and the short one fits.
     assert keys == [{0, 2}, {0}, {0, 1}]
+
+
+def test_energy_counted_while_nothing_runs_is_charged_to_no_answer() -> None:
+    events: list[str] = []
+
+    class Notes(SharesEqually):
+        def idle(self) -> None:
+            events.append("idle")
+
+        def step(self, work: Sequence[Work]) -> Sequence[float]:
+            events.append("step")
+            return super().step(work)
+
+    batch = batch_of(RecordingBackend(), Notes())
+    for key in range(2):
+        batch.submit(request(key, [1, 2], 2))
+        run(batch)
+    assert events == ["idle", "step", "step"] * 2

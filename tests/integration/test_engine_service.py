@@ -146,14 +146,14 @@ async def test_a_stream_is_started_then_deltas_then_finished(model_path: Path) -
         assert finished.usage.output_tokens == len(token_ids) == 40
         assert finished.usage.prompt_tokens == len(started.prompt_token_ids)
         assert finished.energy.joules > 0
-        assert finished.energy.source == 3  # MODELLED
+        assert finished.energy.source in (2, 3)  # ATTRIBUTED where the machine has a counter, else MODELLED
         assert finished.busy_seconds > 0
         timings = finished.timings
         assert 0 <= timings.queue_seconds <= timings.first_token_seconds
         # The same prompt again: its full block is in the cache.
         assert (finished.usage.cached_tokens, whole.finished.usage.cached_tokens) == (0, 16)
         assert whole.finished.usage.output_tokens == 40
-        assert 0 < whole.finished.energy.joules < finished.energy.joules
+        assert finished.energy.source == 2 or 0 < whole.finished.energy.joules < finished.energy.joules
 
 
 async def test_the_first_delta_leaves_at_once_and_the_rest_is_coalesced(model_path: Path) -> None:
@@ -386,7 +386,7 @@ BAD_REQUESTS: dict[str, tuple[Request, list[str]]] = {
     "infinite penalty": (request_of(repetition_penalty=math.inf), ["sampling.repetition_penalty"]),
     "a tiny penalty": (request_of(repetition_penalty=1e-9), ["sampling.repetition_penalty"]),
     "too many alternatives": (request_of(logprobs=21), ["sampling.logprobs"]),
-    "too many words": (request_of(suppressed_words=["a"] * 65), ["sampling.suppressed_words"]),
+    "too many words": (request_of(suppressed_words=["a"] * 513), ["sampling.suppressed_words"]),
     "empty and blank words": (
         request_of(suppressed_words=["", " "]),
         ["sampling.suppressed_words[0]", "sampling.suppressed_words[1]"],
