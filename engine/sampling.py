@@ -14,7 +14,7 @@ import torch
 from engine.suppression import Suppression
 
 CANDIDATES = 128
-"""Most likely tokens looked at first where top-k, top-p or min-p is asked for."""
+"""Most likely tokens looked at first where top-k or top-p is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,7 @@ def _choose(logits: torch.Tensor, batch: SamplingBatch) -> npt.NDArray[np.int64]
     greedy = batch.temperature == 0
     if greedy.all():
         return logits.argmax(dim=-1).numpy()
-    limited = ~greedy & ((batch.top_k > 0) | (batch.top_p < 1) | (batch.min_p > 0))
+    limited = ~greedy & ((batch.top_k > 0) | (batch.top_p < 1))
     plain = ~greedy & ~limited
     token_ids = np.empty(len(greedy), np.int64)
     for rows, choose in ((greedy, _most_likely), (plain, _draw), (limited, _draw_limited)):
@@ -218,8 +218,12 @@ def _most_likely(logits: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
 
 
 def _draw(logits: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
-    """One draw a row, by inversion over the tokens in the order of their ids."""
-    return _invert(_probabilities(logits, batch), batch)
+    """One draw a row among the tokens that min-p leaves, by inversion over them in the order of their ids."""
+    probabilities = _probabilities(logits, batch)
+    if batch.min_p.any():
+        least = probabilities.amax(dim=-1, keepdim=True) * torch.from_numpy(batch.min_p)[:, None]
+        probabilities = probabilities.masked_fill(probabilities < least, 0.0)
+    return _invert(probabilities, batch)
 
 
 def _draw_limited(logits: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:

@@ -4,7 +4,7 @@ import codecs
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +17,8 @@ from engine.weights import ModelError, read_json
 
 SPACE_MARK = "▁"
 """SentencePiece's visible space."""
+KEPT_SUPPRESSIONS = 64
+"""Lists of suppressed words made ready: directives send the same ones with every request."""
 
 
 class TemplateRejectedError(ValueError):
@@ -46,6 +48,7 @@ class Tokenizer:
         self._token_bytes, self._strips_first_space = _token_bytes(file, self._tokenizer, serialised, vocabulary_size)
         self._longest_token_bytes = max(map(len, self._token_bytes))
         self._template, self._special_tokens = _chat_template(directory)
+        self._suppression = lru_cache(KEPT_SUPPRESSIONS)(lambda words: Suppression(self._token_index, words))
         added = self._tokenizer.get_added_tokens_decoder().values()
         special = [re.escape(token.content) for token in added if token.special]
         # Where one begins, and its first character; a look ahead, for they may overlap.
@@ -87,7 +90,7 @@ class Tokenizer:
 
     def suppression(self, words: Sequence[str]) -> Suppression:
         """How an answer avoids these words."""
-        return Suppression(self._token_index, words)
+        return self._suppression(tuple(words))
 
     @cached_property
     def _token_index(self) -> TokenIndex:
