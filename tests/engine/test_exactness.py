@@ -21,6 +21,10 @@ from tests.engine.tiny_model import write_model
 OUTPUT_TOKENS = 40
 PROMPT_TOKENS = (3, 33, 70, 16, 90, 49, 48, 1)
 DRAWN = SamplingParams(temperature=0.8, top_k=20, top_p=0.95, seed=7)
+PENALISED = SamplingParams(temperature=0.8, repetition_penalty=1.5, seed=8)
+SAMPLINGS = pytest.mark.parametrize(
+    "sampling", [SamplingParams(), DRAWN, PENALISED], ids=["greedy", "drawn", "penalised"]
+)
 
 
 class Model:
@@ -85,7 +89,7 @@ def alone(model: Model, asked: Sequence[GenerationRequest]) -> tuple[dict[int, l
     return tokens, texts
 
 
-@pytest.mark.parametrize("sampling", [SamplingParams(), DRAWN], ids=["greedy", "drawn"])
+@SAMPLINGS
 def test_answers_are_the_same_in_any_company(model: Model, sampling: SamplingParams) -> None:
     asked = requests(sampling, shared_tokens=32)
     expected = alone(model, asked)
@@ -102,7 +106,7 @@ def test_answers_are_the_same_in_any_company(model: Model, sampling: SamplingPar
     assert (tokens, texts) == expected
 
 
-@pytest.mark.parametrize("sampling", [SamplingParams(), DRAWN], ids=["greedy", "drawn"])
+@SAMPLINGS
 def test_an_answer_from_the_cache_is_the_same(model: Model, sampling: SamplingParams) -> None:
     asked = requests(sampling, shared_tokens=0)
     expected = alone(model, asked)
