@@ -37,9 +37,10 @@ class EngineMetrics:
         self._answers.labels(finished.reason).inc()
         self._prompt.inc(finished.prompt_tokens)
         self._cached.inc(finished.cached_tokens)
-        self._output.inc(finished.output_tokens)
+        own_tokens = finished.output_tokens - finished.resumed_tokens
+        self._output.inc(own_tokens)
         self._queue.observe(finished.queue_seconds)
-        if finished.output_tokens:
+        if own_tokens:
             self._first_token.observe(finished.first_token_seconds)
         if finished.energy is not None:
             self._energy.labels(finished.energy.source).inc(finished.energy.joules)

@@ -56,6 +56,8 @@ class Finished:
     """From the first token to the last."""
     busy_seconds: float
     energy: Energy | None
+    resumed_tokens: int = 0
+    """Of the output tokens, those that another engine made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,7 @@ class Answer:
             decode_seconds=0.0 if first_seconds is None else self._last_token_seconds - first_seconds,
             busy_seconds=self.busy_seconds,
             energy=None if self.joules is None else Energy(self.joules, source),
+            resumed_tokens=len(request.resumed_token_ids),
         )
 
 
@@ -233,6 +236,8 @@ def replay(
     if reason is None:
         return None
     finished = replace(
-        answer.finished(reason, stop, source, request.arrived_seconds), first_token_seconds=0.0, energy=None
+        answer.finished(reason, stop, source, request.arrived_seconds),
+        energy=None,
+        resumed_tokens=len(request.resumed_token_ids),
     )
     return Update(request.key, encoded[delivered_bytes:].decode(), (), finished)

@@ -85,8 +85,10 @@ class Tokenizer:
             text = self._template.render(messages=quoted, add_generation_prompt=True, **self._special_tokens)
         except Exception as fault:  # a template is a program: it can raise whatever its expressions raise
             raise TemplateRejectedError(str(fault)) from None
-        pieces = self._tokenizer.encode_batch(text.split(cut), add_special_tokens=False)
-        return [token_id for piece in pieces for token_id in piece.ids]
+        pieces = text.split(cut)
+        return [
+            token_id for piece in pieces for token_id in self._tokenizer.encode(piece, add_special_tokens=False).ids
+        ]
 
     def suppression(self, words: Sequence[str]) -> Suppression:
         """How an answer avoids these words."""

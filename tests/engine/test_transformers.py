@@ -156,8 +156,13 @@ class Wordless:
         return Detokenizer([b"x"] * VOCABULARY, False)
 
 
-def answers_in_a_batch(directory: Path, prompts: list[list[int]], max_output_tokens: int) -> list[list[int]]:
-    """Greedy answers of requests that join one after another, in chunks, with fewer blocks than they need at once."""
+def answers_in_a_batch(
+    directory: Path, prompts: list[list[int]], max_output_tokens: int, resumed: list[list[int]] | None = None
+) -> list[list[int]]:
+    """Greedy answers of requests that join one after another, in chunks, with fewer blocks than they need at once.
+
+    `resumed`: where each answer goes on from.
+    """
     config = read_config(directory)
     backend = TorchCpuBackend(config, read_weights(directory, config), blocks=14, threads=1)
     batch = ContinuousBatch(
@@ -168,9 +173,10 @@ def answers_in_a_batch(directory: Path, prompts: list[list[int]], max_output_tok
         config.end_token_ids,
         lambda: 0.0,
     )
-    answers: list[list[int]] = [[] for _ in prompts]
+    answers = [list(one) for one in resumed or [[]] * len(prompts)]
     for key, prompt in enumerate(prompts):
-        batch.submit(GenerationRequest(key, prompt, SamplingParams(), max_output_tokens, (), 0.0))
+        begun = tuple(answers[key])
+        batch.submit(GenerationRequest(key, prompt, SamplingParams(), max_output_tokens, (), 0.0, begun, len(begun)))
         for update in (*batch.step(), *batch.step()):
             answers[update.key] += update.token_ids
     while batch.running or batch.waiting:
@@ -190,6 +196,8 @@ def test_greedy_answers_in_a_batch_are_those_of_transformers_one_by_one(
     # Some begin alike, so that blocks are shared.
     prompts += [shared[:length] + generator.integers(2, VOCABULARY, 3).tolist() for length in (40, 33, 16)]
     answers = answers_in_a_batch(tmp_path, prompts, max_output_tokens=30)
+    begun = [answer[: min(3 * n, len(answer) - 1)] for n, answer in enumerate(answers)]
+    assert answers_in_a_batch(tmp_path, prompts, max_output_tokens=30, resumed=begun) == answers
     excused = 0
     for prompt, answer in zip(prompts, answers, strict=True):
         generated = model.generate(

@@ -322,12 +322,23 @@ async def test_a_full_queue_turns_requests_away_and_a_waiting_one_can_be_cancell
 
 
 async def test_a_request_waits_for_free_blocks(model_path: Path) -> None:
-    # Room for 64 tokens: the second request fits only once the first is gone.
+    # Room for 64 tokens: not for two of these answers beside one another.
     async with serving(model_path, kv_cache_bytes=4 * 4096) as served:
         answers = await asyncio.gather(*(served.inference.Generate(request_of(tokens=30)) for _ in range(4)))
         assert len({answer.text for answer in answers}) == 1
         load = await served.until_idle()
         assert load.kv_blocks_total == 4
+
+
+async def test_answers_that_outgrow_the_cache_together_are_as_they_are_alone(model_path: Path) -> None:
+    requests = [request_of(text, tokens=100, temperature=1.0, seed=3) for text in ("one", "two", "three", "four")]
+    # Each of them grows to 8 blocks.
+    async with serving(model_path, kv_cache_bytes=12 * 4096, max_batch=4, max_step_tokens=8) as served:
+        alone = [(await served.inference.Generate(request)).text for request in requests]
+        together = await asyncio.gather(*(served.inference.Generate(request) for request in requests))
+        assert [answer.text for answer in together] == alone
+        assert {answer.finished.usage.output_tokens for answer in together} == {100}
+        await served.until_idle()
 
 
 def broken(*_: object) -> None:
@@ -640,6 +651,14 @@ async def test_a_resume_that_cannot_be_right_is_named(
         assert [violation.field for violation in fault.violations] == [field]
         assert fact in fault.violations[0].description
         await served.until_idle()
+
+
+async def test_tokens_that_another_engine_made_are_not_counted_again(model_path: Path) -> None:
+    async with serving(model_path) as served:
+        answer = await served.inference.Generate(resuming(served))
+        assert (answer.finished.usage.output_tokens, len(answer.token_ids)) == (5, 2)
+        assert served.sample("pith_engine_output_tokens_total") == 2
+        assert (await served.control.GetLoad(control_pb2.GetLoadRequest())).output_tokens_total == 2
 
 
 async def test_a_resume_needs_the_seed(model_path: Path) -> None:
