@@ -42,7 +42,8 @@ class TorchCpuBackend:
         # A block of one head's keys (or values) is one row: gathering a context copies long rows, and what comes out
         # has the layout that attention wants.
         rows = blocks * 2 * shape.kv_heads
-        self._cache = [torch.zeros(rows, self.block_size * shape.head_dim) for _ in range(shape.layers)]
+        # Written once here, so that memory that is not there is missed at the start and not in the middle of a day.
+        self._cache = [torch.empty(rows, self.block_size * shape.head_dim).zero_() for _ in range(shape.layers)]
         self._gathered = torch.empty(0)
         self._kv_head = torch.arange(2 * shape.kv_heads)
 
