@@ -1,15 +1,15 @@
 """Continuous batching: requests join and leave the running batch at every step. Knows no threads and no network."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from common.energy.modelled import Work
-from common.scheduling import QueuedRequest, SchedulingLimits, admit, blocks_needed
+from common.scheduling import QueuedRequest, RunningRequest, SchedulingLimits, blocks_needed, plan_step
 from engine.backends.base import Backend, DecodeBatch, PrefillBatch
-from engine.kv_cache import BlockAllocator
+from engine.kv_cache import BlockAllocator, extend_block_keys
 from engine.metering import Meter
 from engine.request import Answer, FinishReason, GenerationRequest, Update
 from engine.sampling import SamplingBatch
@@ -30,6 +30,7 @@ class ContinuousBatch:
     ) -> None:
         self.allocator = BlockAllocator(backend.blocks)
         self.output_tokens = 0
+        self.preemptions = 0
         self._backend = backend
         self._tokenizer = tokenizer
         self._meter = meter
@@ -37,9 +38,10 @@ class ContinuousBatch:
         self._end_token_ids = end_token_ids
         self._now_seconds = now_seconds
         self._waiting: deque[Answer] = deque()
-        self._running: list[Answer] = []
+        self._running: list[Answer] = []  # by arrival, all of them before all that wait
         # The running batch as arrays, kept from step to step; None once a request has joined or left.
         self._decode_batch: DecodeBatch | None = None
+        self._decoding: list[Answer] = []
 
     @property
     def waiting(self) -> int:
@@ -72,63 +74,153 @@ class ContinuousBatch:
         return failed
 
     def step(self) -> list[Update]:
-        """One token for each running request, then the prompts of those that can join."""
-        updates = self._decode() if self._running else []
-        if self._waiting:
-            updates += self._prefill()
+        """Brings the running requests forward, and those of the waiting that can join: a token for each answer."""
+        if not self._running:
+            self._meter.idle()
+        plan = plan_step(
+            [self._running_request(answer) for answer in self._running],
+            self._queued_requests(),
+            self.allocator.free_blocks,
+            lambda index: self.allocator.own_blocks(self._running[index].block_table),
+            self._limits,
+        )
+        self._preempt(plan.preempted)
+        self._admit(plan.admitted)
+        decoding: list[Answer] = []
+        prefilling: list[tuple[Answer, int]] = []
+        for answer, new_tokens in zip(self._running, plan.new_tokens, strict=True):
+            if answer.pending_tokens == 1:
+                decoding.append(answer)
+            elif new_tokens:
+                prefilling.append((answer, new_tokens))
+        updates = self._decode(decoding) if decoding else []
+        if prefilling:
+            updates += self._prefill(prefilling)
         return updates
 
-    def _decode(self) -> list[Update]:
-        batch = self._decode_batch or self._gather_running()
+    def _running_request(self, answer: Answer) -> RunningRequest:
+        growth_blocks = blocks_needed(len(answer.token_ids), self._backend.block_size) - len(answer.block_table)
+        return RunningRequest(answer.pending_tokens, growth_blocks)
+
+    def _queued_requests(self) -> Iterator[QueuedRequest]:
+        for answer in self._waiting:
+            prefix = self._cached_prefix(answer)
+            used = len(prefix) - self.allocator.unused(prefix)
+            yield QueuedRequest(
+                pending_tokens=len(answer.token_ids) - len(prefix) * self._backend.block_size,
+                blocks=blocks_needed(len(answer.token_ids), self._backend.block_size) - used,
+            )
+
+    def _cached_prefix(self, answer: Answer) -> list[int]:
+        """Blocks in the cache that an answer can begin with; its last token is always left to compute."""
+        extend_block_keys(answer.block_keys, answer.token_ids, self._backend.block_size)
+        shareable = (len(answer.token_ids) - 1) // self._backend.block_size
+        return self.allocator.cached_prefix(answer.block_keys[:shareable])
+
+    def _preempt(self, count: int) -> None:
+        """The youngest give their blocks back, and keep what they have generated as part of their prompt."""
+        for _ in range(count):
+            answer = self._running.pop()
+            self._decode_batch = None
+            self._release(answer)
+            self._waiting.appendleft(answer)
+            self.preemptions += 1
+
+    def _admit(self, count: int) -> None:
+        now_seconds = self._now_seconds() if count else 0.0
+        joining = [self._waiting.popleft() for _ in range(count)]
+        # They belong to the running ones from here on, so that a fault finds them there.
+        self._running += joining
+        # All share before one allocates, which could drive out what the next was counting on.
+        for answer in joining:
+            answer.block_table = self._cached_prefix(answer)
+            self.allocator.share(answer.block_table)
+            answer.context_tokens = len(answer.block_table) * self._backend.block_size
+            if answer.admitted_seconds is None:
+                answer.admitted_seconds = now_seconds
+                answer.cached_tokens = min(answer.context_tokens, len(answer.request.prompt_token_ids))
+        for answer in joining:
+            self._grow(answer)
+
+    def _grow(self, answer: Answer) -> int:
+        """Blocks for all tokens of an answer; how many of them are new."""
+        missing = blocks_needed(len(answer.token_ids), self._backend.block_size) - len(answer.block_table)
+        if missing:
+            answer.block_table += self.allocator.allocate(missing)
+        return missing
+
+    def _release(self, answer: Answer) -> None:
+        self.allocator.free(answer.block_table)
+        answer.block_table = []
+        answer.context_tokens = 0
+
+    def _decode(self, answers: list[Answer]) -> list[Update]:
+        if self._decode_batch is None or self._decoding != answers:
+            self._decoding = answers
+            self._decode_batch = self._gather(answers)
+        batch = self._decode_batch
+        for row, answer in enumerate(answers):
+            if self._grow(answer):
+                batch.block_tables[row, : len(answer.block_table)] = answer.block_table
         began_seconds = self._now_seconds()
         token_ids = self._backend.decode(batch)
-        context_tokens = batch.context_tokens.tolist()
-        self._charge(self._running, [Work(1, context) for context in context_tokens], began_seconds)
+        self._charge(answers, [Work(1, context) for context in batch.context_tokens.tolist()], began_seconds)
         batch.token_ids[:] = token_ids
         batch.context_tokens[:] += 1
         batch.sampling.output_index[:] += np.uint64(1)
-        self._decode_batch = batch
-        return self._take(self._running, token_ids)
+        for answer in answers:
+            self._advance(answer, 1)
+        return self._take(answers, token_ids)
 
-    def _prefill(self) -> list[Update]:
-        queue = (
-            QueuedRequest(len(answer.request.prompt_token_ids), self._blocks_needed(answer.request))
-            for answer in self._waiting
-        )
-        count = admit(queue, len(self._running), self.allocator.free_blocks, self._limits)
-        if not count:
-            return []
+    def _prefill(self, pieces: list[tuple[Answer, int]]) -> list[Update]:
         began_seconds = self._now_seconds()
-        joining = [self._waiting.popleft() for _ in range(count)]
-        # They belong to the running ones from here on, so that a fault in the backend finds them there.
-        self._running.extend(joining)
-        self._decode_batch = None
-        for answer in joining:
-            answer.admitted_seconds = began_seconds
-            answer.block_table = self.allocator.allocate(self._blocks_needed(answer.request))
-        lengths = [len(answer.request.prompt_token_ids) for answer in joining]
+        answers = [answer for answer, _ in pieces]
+        work = [Work(new_tokens, answer.context_tokens) for answer, new_tokens in pieces]
         token_ids = self._backend.prefill(
             PrefillBatch(
-                token_ids=np.concatenate([np.array(answer.request.prompt_token_ids, np.int64) for answer in joining]),
-                new_tokens=np.array(lengths, np.int64),
-                context_tokens=np.zeros(count, np.int64),
-                block_tables=_rectangular([answer.block_table for answer in joining]),
-                sampling=SamplingBatch.of([answer.request.sampling for answer in joining], [0] * count),
+                token_ids=np.concatenate(
+                    [
+                        np.array(answer.token_ids[answer.context_tokens : answer.context_tokens + count], np.int64)
+                        for answer, count in pieces
+                    ]
+                ),
+                new_tokens=np.array([count for _, count in pieces], np.int64),
+                context_tokens=np.array([answer.context_tokens for answer in answers], np.int64),
+                block_tables=self._block_tables(answers),
+                sampling=_sampling(answers),
             )
         )
-        self._charge(joining, [Work(length, 0) for length in lengths], began_seconds)
-        return self._take(joining, token_ids)
+        self._charge(answers, work, began_seconds)
+        for answer, count in pieces:
+            self._advance(answer, count)
+        # A piece that is not its prompt's last has a token too, of no meaning.
+        complete = [index for index, answer in enumerate(answers) if not answer.pending_tokens]
+        return self._take([answers[index] for index in complete], token_ids[complete])
 
-    def _gather_running(self) -> DecodeBatch:
-        running = self._running
+    def _gather(self, answers: Sequence[Answer]) -> DecodeBatch:
         return DecodeBatch(
-            token_ids=np.array([answer.last_token_id for answer in running], np.int64),
-            context_tokens=np.array([answer.context_tokens for answer in running], np.int64),
-            block_tables=_rectangular([answer.block_table for answer in running]),
-            sampling=SamplingBatch.of(
-                [answer.request.sampling for answer in running], [answer.output_tokens for answer in running]
-            ),
+            token_ids=np.array([answer.token_ids[-1] for answer in answers], np.int64),
+            context_tokens=np.array([answer.context_tokens for answer in answers], np.int64),
+            block_tables=self._block_tables(answers),
+            sampling=_sampling(answers),
         )
+
+    def _block_tables(self, answers: Sequence[Answer]) -> npt.NDArray[np.int64]:
+        """Block tables as rows [sequences, longest], padded with block 0 as far as the answers may grow."""
+        tokens = max(len(answer.request.prompt_token_ids) + answer.request.max_output_tokens for answer in answers)
+        rows = np.zeros((len(answers), blocks_needed(tokens, self._backend.block_size)), np.int64)
+        for row, answer in zip(rows, answers, strict=True):
+            row[: len(answer.block_table)] = answer.block_table
+        return rows
+
+    def _advance(self, answer: Answer, new_tokens: int) -> None:
+        """Tokens of an answer have come to the cache: its blocks that are full now are there to share."""
+        block_size = self._backend.block_size
+        full = answer.context_tokens // block_size
+        answer.context_tokens += new_tokens
+        for block in range(full, answer.context_tokens // block_size):
+            extend_block_keys(answer.block_keys, answer.token_ids, block_size)
+            self.allocator.publish(answer.block_table[block], answer.block_keys[block])
 
     def _charge(self, answers: Sequence[Answer], work: Sequence[Work], began_seconds: float) -> None:
         """Shares a step among its sequences: time by new tokens, energy as the meter says."""
@@ -144,7 +236,7 @@ class ContinuousBatch:
         for answer, token_id in zip(answers, token_ids.tolist(), strict=True):
             text, reason, stop = answer.take(token_id, self._end_token_ids, now_seconds)
             if reason is None:
-                updates.append(Update(answer.request.key, text, (token_id,), None))
+                updates.append(Update(answer.request.key, text, (token_id,), None, logprobs=answer.logprobs))
             else:
                 ended.append(answer)
                 updates.append(self._end(answer, text, (token_id,), reason, stop))
@@ -153,18 +245,15 @@ class ContinuousBatch:
         return updates
 
     def _end(self, answer: Answer, text: str, token_ids: tuple[int, ...], reason: FinishReason, stop: str) -> Update:
-        self.allocator.free(answer.block_table)
+        self._release(answer)
         self._decode_batch = None
         finished = answer.finished(reason, stop, self._meter.source, self._now_seconds())
-        return Update(answer.request.key, text, token_ids, finished)
-
-    def _blocks_needed(self, request: GenerationRequest) -> int:
-        return blocks_needed(len(request.prompt_token_ids), request.max_output_tokens, self._backend.block_size)
+        return Update(answer.request.key, text, token_ids, finished, logprobs=answer.logprobs if token_ids else ())
 
 
-def _rectangular(block_tables: Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:
-    """Block tables as rows [sequences, longest], padded with block 0."""
-    rows = np.zeros((len(block_tables), max(map(len, block_tables))), np.int64)
-    for row, table in zip(rows, block_tables, strict=True):
-        row[: len(table)] = table
-    return rows
+def _sampling(answers: Sequence[Answer]) -> SamplingBatch:
+    return SamplingBatch.of(
+        [answer.request.sampling for answer in answers],
+        [answer.output_tokens for answer in answers],
+        [answer.history for answer in answers],
+    )

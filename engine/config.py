@@ -1,9 +1,9 @@
 """What an engine is told."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from common.config import MEBIBYTE, ServiceConfig
@@ -24,8 +24,10 @@ class EngineConfig(ServiceConfig):
     max_queue: int = Field(
         default=256, ge=0, le=100_000, description="Requests that wait beyond a full batch; more are turned away."
     )
-    max_prefill_tokens: int = Field(
-        default=2048, ge=1, description="Prompt tokens a step; a single longer prompt runs alone."
+    max_step_tokens: int = Field(
+        default=512,
+        ge=1,
+        description="Tokens a step, at least max_batch: one a running answer, the rest for pieces of prompts.",
     )
     max_context_tokens: int | None = Field(
         default=None, ge=2, description="Prompt and answer together; None: what model and cache have room for."
@@ -42,6 +44,12 @@ class EngineConfig(ServiceConfig):
         default=SERVER_CPU.joules_per_layer, ge=0, description="Price of dispatching one layer in one step."
     )
     idle_watts: float = Field(default=SERVER_CPU.idle_watts, ge=0, description="Power without work.")
+
+    @model_validator(mode="after")
+    def _a_step_holds_a_token_of_every_sequence(self) -> Self:
+        if self.max_step_tokens < self.max_batch:
+            raise ValueError(f"max_step_tokens: {self.max_step_tokens} is not at least max_batch, {self.max_batch}")
+        return self
 
     @property
     def name(self) -> str:

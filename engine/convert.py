@@ -8,16 +8,22 @@ from pith.common.v1 import energy_pb2, text_pb2
 from pith.engine.v1 import control_pb2, inference_pb2
 
 from common.energy.reading import EnergySource
-from common.errors import Violations, not_found, unimplemented
+from common.errors import Violations, not_found
 from engine.engine import Load, ModelCard
 from engine.request import Finished
-from engine.sampling import SamplingParams
+from engine.sampling import SamplingParams, TokenLogprob
 from engine.stream import Delta
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_REQUEST_ID_CHARACTERS = 128
 MAX_TEMPERATURE = 10.0
+MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 100.0
+"""Beyond them, logits would leave the range of their type."""
+MAX_LOGIT_BIASES = 4096
+MAX_SUPPRESSED_WORDS = 512
+MAX_SUPPRESSED_CHARACTERS = 64
+MAX_LOGPROBS = 20
 
 _ROLES = {text_pb2.ROLE_SYSTEM: "system", text_pb2.ROLE_USER: "user", text_pb2.ROLE_ASSISTANT: "assistant"}
 
@@ -41,13 +47,16 @@ class Asked:
     sampling: SamplingParams
     max_output_tokens: int
     stop: tuple[str, ...]
+    suppressed_words: tuple[str, ...]
+    resumed_token_ids: Sequence[int]
+    """What an engine that died has answered already; it counts towards max_output_tokens."""
+    delivered_bytes: int
 
 
 def asked(request: inference_pb2.GenerateRequest, card: ModelCard, max_prompt_characters: int, seed: int) -> Asked:
     """Checks a request without tokenising it. `seed` is for a request that names none.
 
-    Raises PithError: NOT_FOUND for another model, INVALID_ARGUMENT with every faulty field, UNIMPLEMENTED for a field
-    that this engine does not serve yet.
+    Raises PithError: NOT_FOUND for another model, INVALID_ARGUMENT with every faulty field.
     """
     if request.model and request.model != card.name:
         raise not_found("model", request.model)
@@ -60,18 +69,25 @@ def asked(request: inference_pb2.GenerateRequest, card: ModelCard, max_prompt_ch
     prompt = _prompt(request, card, max_prompt_characters, faults)
     _check_sampling(request.sampling, card.shape.vocab_size, faults)
     _check_stop(request.limits.stop, faults)
+    resumed_token_ids = _resumed_token_ids(request, card, faults)
     faults.raise_if_any()
-    _refuse_what_is_not_served_yet(request)
     return Asked(
         prompt=prompt,
         sampling=SamplingParams(
             temperature=request.sampling.temperature,
             top_k=request.sampling.top_k,
             top_p=request.sampling.top_p or 1.0,
+            min_p=request.sampling.min_p,
             seed=request.sampling.seed if request.sampling.HasField("seed") else seed,
+            repetition_penalty=request.sampling.repetition_penalty or 1.0,
+            logit_bias=tuple(sorted(request.sampling.logit_bias.items())),
+            logprobs=request.sampling.logprobs if request.sampling.HasField("logprobs") else None,
         ),
         max_output_tokens=request.limits.max_output_tokens or card.default_output_tokens,
         stop=tuple(request.limits.stop),
+        suppressed_words=tuple(request.sampling.suppressed_words),
+        resumed_token_ids=resumed_token_ids,
+        delivered_bytes=request.resume.delivered_bytes,
     )
 
 
@@ -155,15 +171,12 @@ def _check_sampling(sampling: text_pb2.Sampling, vocabulary: int, faults: Violat
     within("temperature", sampling.temperature, 0, MAX_TEMPERATURE)
     within("top_p", sampling.top_p, 0, 1)
     within("min_p", sampling.min_p, 0, 1)
-    faults.require(
-        0 <= sampling.repetition_penalty < math.inf,
-        "sampling.repetition_penalty",
-        f"is {sampling.repetition_penalty}; finite and at least 0",
-    )
-    biases = len(sampling.logit_bias)
-    if not faults.require(
-        biases <= vocabulary, "sampling.logit_bias", f"has {biases} entries; the vocabulary has {vocabulary}"
-    ):
+    if sampling.repetition_penalty != 0:
+        within("repetition_penalty", sampling.repetition_penalty, MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY)
+    within("logprobs", sampling.logprobs, 0, MAX_LOGPROBS)
+    _check_suppressed_words(sampling.suppressed_words, faults)
+    biases, limit = len(sampling.logit_bias), min(vocabulary, MAX_LOGIT_BIASES)
+    if not faults.require(biases <= limit, "sampling.logit_bias", f"has {biases} entries; at most {limit}"):
         return
     for token_id, bias in sampling.logit_bias.items():
         if token_id >= vocabulary or not math.isfinite(bias):
@@ -181,23 +194,64 @@ def _check_stop(stop: Sequence[str], faults: Violations) -> None:
         )
 
 
-def _refuse_what_is_not_served_yet(request: inference_pb2.GenerateRequest) -> None:
-    sampling = request.sampling
-    asked_for = {
-        "resume": request.HasField("resume"),
-        "sampling.min_p": sampling.min_p != 0,
-        "sampling.repetition_penalty": sampling.repetition_penalty not in (0, 1),
-        "sampling.logit_bias": bool(sampling.logit_bias),
-        "sampling.suppressed_words": bool(sampling.suppressed_words),
-        "sampling.logprobs": sampling.HasField("logprobs"),
-    }
-    for field, present in asked_for.items():
-        if present:
-            raise unimplemented(field)
+def _check_suppressed_words(words: Sequence[str], faults: Violations) -> None:
+    field = "sampling.suppressed_words"
+    faults.require(len(words) <= MAX_SUPPRESSED_WORDS, field, f"has {len(words)} words; at most {MAX_SUPPRESSED_WORDS}")
+    for index, word in enumerate(words[:MAX_SUPPRESSED_WORDS]):
+        faults.require(
+            0 < len(word) <= MAX_SUPPRESSED_CHARACTERS,
+            f"{field}[{index}]",
+            f"has {len(word)} characters; from 1 to {MAX_SUPPRESSED_CHARACTERS}",
+        )
+        faults.require(not word or bool(word.strip()), f"{field}[{index}]", "is blank; at least 1 visible character")
+
+
+def _resumed_token_ids(request: inference_pb2.GenerateRequest, card: ModelCard, faults: Violations) -> Sequence[int]:
+    if not request.HasField("resume"):
+        return ()
+    resume = request.resume
+    faults.require(
+        request.WhichOneof("input") in (None, "token_ids"), "resume", "needs the prompt as token_ids, not as text"
+    )
+    faults.require(request.sampling.HasField("seed"), "sampling.seed", "is missing; resume needs the answer's")
+    faults.require(
+        resume.model_digest == card.digest,
+        "resume.model_digest",
+        f"is {resume.model_digest[:64]!r}; the loaded model's is {card.digest}",
+    )
+    most = min(
+        request.limits.max_output_tokens or card.default_output_tokens,
+        card.max_output_tokens,
+        card.max_context_tokens - len(request.token_ids.ids),
+    )
+    field = "resume.token_ids"
+    if not faults.require(
+        len(resume.token_ids) <= most, field, f"has {len(resume.token_ids)} tokens; the answer may have {most}"
+    ):
+        return ()
+    highest = max(resume.token_ids, default=0)
+    faults.require(
+        highest < card.shape.vocab_size,
+        field,
+        f"holds {highest}; ids are below the vocabulary's {card.shape.vocab_size}",
+    )
+    return list(resume.token_ids)
 
 
 def delta_message(delta: Delta) -> text_pb2.Delta:
-    return text_pb2.Delta(text=delta.text, token_ids=delta.token_ids, offset=delta.offset)
+    return text_pb2.Delta(
+        text=delta.text,
+        token_ids=delta.token_ids,
+        offset=delta.offset,
+        logprobs=[logprob_message(one) for one in delta.logprobs],
+    )
+
+
+def logprob_message(logprob: TokenLogprob) -> text_pb2.TokenLogprob:
+    alternatives = (
+        text_pb2.TokenLogprob.Alternative(token_id=token_id, logprob=value) for token_id, value in logprob.alternatives
+    )
+    return text_pb2.TokenLogprob(logprob=logprob.logprob, alternatives=alternatives)
 
 
 def finished_message(finished: Finished) -> inference_pb2.Finished:
@@ -205,7 +259,11 @@ def finished_message(finished: Finished) -> inference_pb2.Finished:
     return inference_pb2.Finished(
         reason=text_pb2.FinishReason.Value(f"FINISH_REASON_{finished.reason}"),
         stop=finished.stop,
-        usage=text_pb2.Usage(prompt_tokens=finished.prompt_tokens, output_tokens=finished.output_tokens),
+        usage=text_pb2.Usage(
+            prompt_tokens=finished.prompt_tokens,
+            cached_tokens=finished.cached_tokens,
+            output_tokens=finished.output_tokens,
+        ),
         timings=text_pb2.Timings(
             queue_seconds=finished.queue_seconds,
             first_token_seconds=finished.first_token_seconds,
@@ -231,6 +289,8 @@ def model_info_message(card: ModelCard, version: str) -> control_pb2.ModelInfo:
         energy_source=_source(card.energy_source),
         idle_watts=card.idle_watts,
         accepts_messages=card.accepts_messages,
+        accepts_logprobs=True,
+        accepts_resume=True,
     )
 
 

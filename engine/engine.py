@@ -14,9 +14,10 @@ from common.scheduling import SchedulingLimits
 from engine.backends.torch_cpu import TorchCpuBackend
 from engine.batching import ContinuousBatch
 from engine.config import EngineConfig
+from engine.energy_counters import find_counter
 from engine.kv_cache import BLOCK_SIZE_TOKENS
-from engine.metering import ModelledMeter
-from engine.request import Finished, GenerationRequest, Update
+from engine.metering import ModelledMeter, choose_meter
+from engine.request import Finished, GenerationRequest, Update, replay
 from engine.sampling import SamplingParams
 from engine.stream import AnswerStream, Handover
 from engine.tokenizer import Tokenizer
@@ -83,20 +84,22 @@ class Engine:
         model = read_config(directory)
         tokenizer = Tokenizer(directory, model.shape.vocab_size)
         context_tokens = min(model.max_context_tokens, config.max_context_tokens or model.max_context_tokens)
-        useful_blocks = config.max_batch * -(-context_tokens // BLOCK_SIZE_TOKENS)
-        blocks = min(config.kv_cache_bytes // TorchCpuBackend.block_bytes(model), useful_blocks)
+        blocks = config.kv_cache_bytes // TorchCpuBackend.block_bytes(model)
         if blocks < 1:
             raise ModelError(
                 directory,
                 f"kv_cache_bytes {config.kv_cache_bytes} is less than a block's {TorchCpuBackend.block_bytes(model)}",
             )
-        backend = TorchCpuBackend(model, read_weights(directory, model.shape), blocks, config.threads)
-        meter = ModelledMeter(model.shape, config.prices, backend.bytes_per_parameter, backend.bytes_per_kv)
+        backend = TorchCpuBackend(model, read_weights(directory, model), blocks, config.threads)
+        meter = choose_meter(
+            find_counter(config.device),
+            ModelledMeter(model.shape, config.prices, backend.bytes_per_parameter, backend.bytes_per_kv),
+        )
         try:
             backend.warm_up(config.max_batch)
         except FloatingPointError as fault:
             raise ModelError(directory, str(fault)) from None
-        limits = SchedulingLimits(config.max_batch, config.max_prefill_tokens)
+        limits = SchedulingLimits(config.max_batch, config.max_step_tokens)
         self.config = config
         self.tokenizer = tokenizer
         self.card = ModelCard(
@@ -114,6 +117,7 @@ class Engine:
             accepts_messages=tokenizer.accepts_messages,
         )
         self._blocks = blocks
+        self._end_token_ids = model.end_token_ids
         self._batch = ContinuousBatch(backend, tokenizer, meter, limits, model.end_token_ids, time.monotonic)
         self._worker: Worker | None = None
         self._on_finished: Callable[[Finished], None] = lambda finished: None
@@ -163,29 +167,42 @@ class Engine:
             if not place.stream.ended:
                 self._running_worker.abort(place.key)
 
-    def submit(
+    def request(
         self,
         place: Place,
         prompt_token_ids: Sequence[int],
         sampling: SamplingParams,
         max_output_tokens: int,
         stop: tuple[str, ...],
-    ) -> None:
-        """Hands a request to the decode loop; its answer comes through `place.stream`.
+    ) -> GenerationRequest:
+        """The request that the decode loop gets for a place.
 
         The prompt must leave room for a token in the context; `max_output_tokens` is cut to that room.
         """
         room_tokens = self.card.max_context_tokens - len(prompt_token_ids)
-        self._running_worker.submit(
-            GenerationRequest(
-                key=place.key,
-                prompt_token_ids=prompt_token_ids,
-                sampling=sampling,
-                max_output_tokens=min(max_output_tokens, self.card.max_output_tokens, room_tokens),
-                stop=stop,
-                arrived_seconds=place.arrived_seconds,
-            )
+        return GenerationRequest(
+            key=place.key,
+            prompt_token_ids=prompt_token_ids,
+            sampling=sampling,
+            max_output_tokens=min(max_output_tokens, self.card.max_output_tokens, room_tokens),
+            stop=stop,
+            arrived_seconds=place.arrived_seconds,
         )
+
+    def replay(self, request: GenerationRequest) -> Update | None:
+        """As `engine.request.replay`: what is left of an answer that was resumed at its very end."""
+        return replay(request, self.tokenizer.detokenizer(), self._end_token_ids, self.card.energy_source)
+
+    def submit(self, place: Place, request: GenerationRequest, rest: Update | None = None) -> None:
+        """Hands a request to the decode loop; its answer comes through `place.stream`.
+
+        `rest`, of `replay`, is all of an answer that has nothing to decode.
+        """
+        place.stream.go_on_from(len(request.resumed_token_ids))
+        if rest is not None:
+            self._receive([rest])
+            return
+        self._running_worker.submit(request)
         if place.aborted:
             self._running_worker.abort(place.key)
 

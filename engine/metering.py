@@ -6,16 +6,22 @@ from typing import Protocol
 from common.architecture.shape import ModelShape
 from common.energy.modelled import DevicePrices, Work, step_energy_joules
 from common.energy.reading import EnergySource
+from engine.energy_counters import EnergyCounter
 
 
 class Meter(Protocol):
     """Attributes energy to sequences, a step at a time."""
 
-    source: EnergySource
+    @property
+    def source(self) -> EnergySource:
+        """How the energy of a sequence is known."""
 
     @property
     def idle_watts(self) -> float | None:
         """Power without work, which is charged to no request; None where unknown."""
+
+    def idle(self) -> None:
+        """Nothing has run since the last step: the energy since then is no sequence's."""
 
     def step(self, work: Sequence[Work]) -> Sequence[float | None]:
         """Joules of each sequence in the step that has just ended, in the order of `work`; None where unknown."""
@@ -38,5 +44,56 @@ class ModelledMeter:
     def idle_watts(self) -> float:
         return self._prices.idle_watts
 
+    def idle(self) -> None:
+        pass
+
     def step(self, work: Sequence[Work]) -> Sequence[float]:
         return step_energy_joules(self._shape, self._prices, work, self._bytes_per_parameter, self._bytes_per_kv)
+
+
+class CountedMeter:
+    """Shares what a counter has counted among the sequences, in proportion to what `model` says of them: ATTRIBUTED.
+
+    What the sequences are given and `idle_joules` add up to what the counter has counted. A counter that moves more
+    seldom than steps end gives a step the energy of those before it; over an answer's many steps that evens out.
+    """
+
+    source = EnergySource.ATTRIBUTED
+    idle_watts = None
+
+    def __init__(self, counter: EnergyCounter, model: ModelledMeter) -> None:
+        self.idle_joules: float | None = 0.0
+        """Counted while nothing ran; None once a reading has failed."""
+        self._counter = counter
+        self._model = model
+        self._counted_joules: float | None = counter.joules()
+
+    def idle(self) -> None:
+        joules = self._since_last_reading()
+        self.idle_joules = None if joules is None or self.idle_joules is None else self.idle_joules + joules
+
+    def step(self, work: Sequence[Work]) -> Sequence[float | None]:
+        joules = self._since_last_reading()
+        if joules is None:
+            return [None] * len(work)
+        shares = self._model.step(work)
+        if not sum(shares):  # prices may all be 0
+            shares = [float(one.new_tokens) for one in work]
+        per_share = joules / sum(shares)
+        return [share * per_share for share in shares]
+
+    def _since_last_reading(self) -> float | None:
+        """None where this reading or the last has failed: what passed between cannot be told apart."""
+        before = self._counted_joules
+        try:
+            self._counted_joules = self._counter.joules()
+        except OSError:
+            self._counted_joules = None
+        if before is None or self._counted_joules is None:
+            return None
+        return self._counted_joules - before
+
+
+def choose_meter(counter: EnergyCounter | None, model: ModelledMeter) -> Meter:
+    """The strongest claim that this machine allows: its counter where it has one, else the model."""
+    return model if counter is None else CountedMeter(counter, model)

@@ -15,6 +15,7 @@ class EngineMetrics:
     def __init__(self, metrics: Metrics, load: Callable[[], Load]) -> None:
         self._answers = metrics.counter("finished", "Answers by how they ended.", unit="answers", labels=("reason",))
         self._prompt = metrics.counter("prompt", "Prompt tokens of finished answers.", unit="tokens")
+        self._cached = metrics.counter("cached", "Prompt tokens that the cache had already.", unit="tokens")
         self._output = metrics.counter("output", "Output tokens of finished answers.", unit="tokens")
         self._energy = metrics.counter(
             "energy", "Energy of finished answers, where known.", unit="joules", labels=("source",)
@@ -35,9 +36,11 @@ class EngineMetrics:
     def finished(self, finished: Finished) -> None:
         self._answers.labels(finished.reason).inc()
         self._prompt.inc(finished.prompt_tokens)
-        self._output.inc(finished.output_tokens)
+        self._cached.inc(finished.cached_tokens)
+        own_tokens = finished.output_tokens - finished.resumed_tokens
+        self._output.inc(own_tokens)
         self._queue.observe(finished.queue_seconds)
-        if finished.output_tokens:
+        if own_tokens:
             self._first_token.observe(finished.first_token_seconds)
         if finished.energy is not None:
             self._energy.labels(finished.energy.source).inc(finished.energy.joules)

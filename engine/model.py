@@ -3,6 +3,7 @@
 Attention itself is a parameter: it depends on where keys and values are kept, which is the backend's business.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,16 @@ Keys come rotated; the callee stores keys and values and attends over the whole 
 
 
 @dataclass(frozen=True, slots=True)
+class Llama3RopeScaling:
+    """How Llama 3.1 and later stretch the rotations for contexts beyond those of the first training."""
+
+    factor: float
+    low_frequency_factor: float
+    high_frequency_factor: float
+    original_context_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """What the forward pass must know of a model beside its weights."""
 
@@ -29,6 +40,11 @@ class ModelConfig:
     max_context_tokens: int
     end_token_ids: frozenset[int]
     """Any of these ends the model's turn."""
+    rope_scaling: Llama3RopeScaling | None = None
+    qkv_bias: bool = False
+    """Queries, keys and values have biases (Qwen2)."""
+    qk_norm: bool = False
+    """Each head of the queries and keys is normalised before its rotation (Qwen3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +53,8 @@ class LayerWeights:
 
     attention_norm: torch.Tensor  # [hidden]
     qkv: torch.Tensor  # [hidden, (heads + 2 kv_heads) head_dim]
+    qkv_bias: torch.Tensor | None  # [(heads + 2 kv_heads) head_dim]
+    qk_norm: torch.Tensor | None  # [heads + kv_heads, head_dim]
     attention_output: torch.Tensor  # [heads head_dim, hidden]
     feed_forward_norm: torch.Tensor  # [hidden]
     gate_up: torch.Tensor  # [hidden, 2 intermediate]
@@ -53,7 +71,7 @@ class Weights:
     head: torch.Tensor  # [hidden, vocabulary]
 
 
-def expected_tensors(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+def expected_tensors(shape: ModelShape, qkv_bias: bool = False, qk_norm: bool = False) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor that a checkpoint of this shape must hold, as Hugging Face names them."""
     hidden, inner = shape.hidden_size, shape.intermediate_size
     expected: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (shape.vocab_size, hidden)}
@@ -70,17 +88,27 @@ def expected_tensors(shape: ModelShape) -> dict[str, tuple[int, ...]]:
             prefix + "mlp.up_proj.weight": (inner, hidden),
             prefix + "mlp.down_proj.weight": (hidden, inner),
         }
+        if qkv_bias:
+            sizes = (("q", shape.query_size), ("k", shape.kv_size), ("v", shape.kv_size))
+            expected |= {f"{prefix}self_attn.{name}_proj.bias": (size,) for name, size in sizes}
+        if qk_norm:
+            expected |= {f"{prefix}self_attn.{name}_norm.weight": (shape.head_dim,) for name in "qk"}
     expected["model.norm.weight"] = (hidden,)
     if not shape.tied_embeddings:
         expected["lm_head.weight"] = (shape.vocab_size, hidden)
     return expected
 
 
-def assemble(tensors: Mapping[str, torch.Tensor], shape: ModelShape) -> Weights:
+def assemble(tensors: Mapping[str, torch.Tensor], config: ModelConfig) -> Weights:
     """Weights from the tensors of `expected_tensors`, fused and transposed for the forward pass."""
+    shape = config.shape
 
     def columns(names: Sequence[str]) -> torch.Tensor:
         return torch.cat([tensors[name + ".weight"] for name in names]).t().contiguous()
+
+    def qk_norm(attention: str) -> torch.Tensor:
+        counts = (("q_norm", shape.heads), ("k_norm", shape.kv_heads))
+        return torch.cat([tensors[f"{attention}{name}.weight"].expand(count, -1) for name, count in counts])
 
     layers = []
     for layer in range(shape.layers):
@@ -90,6 +118,10 @@ def assemble(tensors: Mapping[str, torch.Tensor], shape: ModelShape) -> Weights:
             LayerWeights(
                 attention_norm=tensors[prefix + "input_layernorm.weight"],
                 qkv=columns([attention + name for name in ("q_proj", "k_proj", "v_proj")]),
+                qkv_bias=torch.cat([tensors[f"{attention}{name}_proj.bias"] for name in "qkv"])
+                if config.qkv_bias
+                else None,
+                qk_norm=qk_norm(attention) if config.qk_norm else None,
                 attention_output=columns([attention + "o_proj"]),
                 feed_forward_norm=tensors[prefix + "post_attention_layernorm.weight"],
                 gate_up=columns([feed_forward + name for name in ("gate_proj", "up_proj")]),
@@ -105,6 +137,23 @@ def assemble(tensors: Mapping[str, torch.Tensor], shape: ModelShape) -> Weights:
     )
 
 
+def rope_frequencies(config: ModelConfig) -> torch.Tensor:
+    """Radians by which each pair of a head's components turns a position, [head_dim / 2], float32.
+
+    Su et al., RoFormer (2021), eq. 15, in the half-split order of the Hugging Face checkpoints. With Llama 3's
+    scaling (Meta, llama-models, `apply_scaling`) slow pairs turn `factor` times slower, fast ones as before, and those
+    between are interpolated by how often they turn within the original context.
+    """
+    head_dim, scaling = config.shape.head_dim, config.rope_scaling
+    frequencies = 1.0 / config.rope_theta ** (torch.arange(0, head_dim, 2).float() / head_dim)
+    if scaling is None:
+        return frequencies
+    turns = scaling.original_context_tokens * frequencies / (2 * math.pi)
+    band = scaling.high_frequency_factor - scaling.low_frequency_factor
+    kept = ((turns - scaling.low_frequency_factor) / band).clamp(0, 1)
+    return kept * frequencies + (1 - kept) * frequencies / scaling.factor
+
+
 class Llama:
     """A decoder ready to run. Stateless between calls: keys and values are kept by whoever attends."""
 
@@ -112,13 +161,11 @@ class Llama:
         """`context_tokens`: positions to prepare rotations for."""
         self.config = config
         self.weights = weights
-        shape = config.shape
-        # Su et al., RoFormer (2021), eq. 15, in the half-split order of the Hugging Face checkpoints.
-        frequency = config.rope_theta ** (-torch.arange(0, shape.head_dim, 2).double() / shape.head_dim)
-        angle = torch.outer(torch.arange(context_tokens).double(), frequency)  # [positions, head_dim / 2]
-        self._cos = torch.cat([angle.cos(), angle.cos()], dim=-1).float()
+        # In float32, as the checkpoints were trained: over a long context the rounding of the angles tells.
+        angle = torch.outer(torch.arange(context_tokens).float(), rope_frequencies(config))  # [positions, head_dim / 2]
+        self._cos = torch.cat([angle.cos(), angle.cos()], dim=-1)
         # The minus of rotate-half lives in the table: the halves then only swap places.
-        self._sin = torch.cat([-angle.sin(), angle.sin()], dim=-1).float()
+        self._sin = torch.cat([-angle.sin(), angle.sin()], dim=-1)
 
     def forward(
         self, token_ids: torch.Tensor, positions: torch.Tensor, last: torch.Tensor | None, attend: Attend
@@ -132,8 +179,12 @@ class Llama:
         rotated = shape.heads + shape.kv_heads
         hidden = self.weights.embedding[token_ids]  # [tokens, hidden]
         for index, layer in enumerate(self.weights.layers):
-            projected = _rms_norm(hidden, layer.attention_norm, epsilon) @ layer.qkv
+            normed = _rms_norm(hidden, layer.attention_norm, epsilon)
+            projected = normed @ layer.qkv if layer.qkv_bias is None else torch.addmm(layer.qkv_bias, normed, layer.qkv)
             qkv = projected.view(-1, rotated + shape.kv_heads, shape.head_dim)
+            if layer.qk_norm is not None:
+                heads = qkv[:, :rotated]
+                torch.mul(functional.rms_norm(heads, (shape.head_dim,), eps=epsilon), layer.qk_norm, out=heads)
             _rotate(qkv[:, :rotated], cos, sin)
             keys_values = qkv[:, shape.heads :].view(-1, 2, shape.kv_heads, shape.head_dim)
             attended = attend(index, qkv[:, : shape.heads], keys_values)

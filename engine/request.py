@@ -1,11 +1,11 @@
 """The life of one request in the engine: what it asks, the text that its tokens become, and why it ends."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from common.energy.reading import Energy, EnergySource
-from engine.sampling import SamplingParams
+from engine.sampling import History, SamplingParams, TokenLogprob
 from engine.tokenizer import Detokenizer
 
 
@@ -31,6 +31,10 @@ class GenerationRequest:
     stop: tuple[str, ...]
     arrived_seconds: float
     """On the clock of the decode loop."""
+    resumed_token_ids: Sequence[int] = ()
+    """The beginning of the answer, made by an engine that died."""
+    delivered_bytes: int = 0
+    """How much of the text of `resumed_token_ids`, in UTF-8, its client has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +45,10 @@ class Finished:
     stop: str
     """The stop string that was reached, else empty."""
     prompt_tokens: int
+    cached_tokens: int
+    """Of the prompt's, those whose keys and values an earlier request had left in the cache."""
     output_tokens: int
-    """With the end token, which costs a step like any other."""
+    """Of the whole answer, also of what it was resumed from; with the end token, which costs a step like any other."""
     queue_seconds: float
     first_token_seconds: float
     """From arrival; 0 where there was no token."""
@@ -50,6 +56,8 @@ class Finished:
     """From the first token to the last."""
     busy_seconds: float
     energy: Energy | None
+    resumed_tokens: int = 0
+    """Of the output tokens, those that another engine made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,8 @@ class Update:
     finished: Finished | None
     failed: bool = False
     """A fault of the decode loop ended the answer; the log has it."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One for each of `token_ids`, where they are asked for."""
 
 
 class StopStrings:
@@ -107,42 +117,65 @@ class Answer:
 
     def __init__(self, request: GenerationRequest, detokenizer: Detokenizer) -> None:
         self.request = request
+        self.token_ids = list(request.prompt_token_ids)
+        """The prompt and what has been generated."""
+        self.block_keys: list[bytes] = []
+        """Names of the full blocks of `token_ids`."""
         self.block_table: list[int] = []
-        self.output_tokens = 0
-        self.last_token_id = -1
+        self.context_tokens = 0
+        """How many of `token_ids`, from the first, have their keys and values in `block_table`."""
+        self.cached_tokens = 0
         self.admitted_seconds: float | None = None
         self.busy_seconds = 0.0
         self.joules: float | None = 0.0
+        params = request.sampling
+        self.history = History(params, request.prompt_token_ids) if params.depends_on_history else None
         self._detokenizer = detokenizer
         self._stop_strings = StopStrings(request.stop)
-        self._first_token_seconds = 0.0
+        self._first_token_seconds: float | None = None
         self._last_token_seconds = 0.0
+        released = "".join([self._extend(token_id, None)[0] for token_id in request.resumed_token_ids])
+        self._undelivered = released.encode()[request.delivered_bytes :].decode()
 
     @property
-    def context_tokens(self) -> int:
-        """Tokens in the cache once the prompt has been prefilled: all but the last."""
-        return len(self.request.prompt_token_ids) + self.output_tokens - 1
+    def output_tokens(self) -> int:
+        return len(self.token_ids) - len(self.request.prompt_token_ids)
+
+    @property
+    def pending_tokens(self) -> int:
+        """Tokens to bring to the cache before the next one can be chosen: 1 while decoding, more in prefill."""
+        return len(self.token_ids) - self.context_tokens
 
     def take(
         self, token_id: int, end_token_ids: frozenset[int], now_seconds: float
     ) -> tuple[str, FinishReason | None, str]:
         """Takes the next token: the text it releases, why the answer ends with it (if it does), the stop string."""
-        self.output_tokens += 1
-        self.last_token_id = token_id
         self._last_token_seconds = now_seconds
-        if self.output_tokens == 1:
+        if self._first_token_seconds is None:
             self._first_token_seconds = now_seconds
         reason = None
         if token_id in end_token_ids:
             reason = FinishReason.STOP
-        elif self.output_tokens == self.request.max_output_tokens:
+        elif self.output_tokens + 1 == self.request.max_output_tokens:
             reason = FinishReason.LENGTH
-        text, stop = self._stop_strings.push(self._detokenizer.push(token_id))
-        if stop is None and reason is not None:
-            text, stop = self._last_text(text)
+        text, stop = self._extend(token_id, reason)
+        text, self._undelivered = self._undelivered + text, ""
         if stop is not None:
             return text, FinishReason.STOP_STRING, stop
         return text, reason, ""
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprob, ...]:
+        """Of the token chosen last, where they are asked for."""
+        return () if self.history is None or self.history.chosen is None else (self.history.chosen,)
+
+    def _extend(self, token_id: int, reason: FinishReason | None) -> tuple[str, str | None]:
+        """The text that a token releases, all of it at a `reason` to end, and the stop string that it completes."""
+        self.token_ids.append(token_id)
+        if self.history is not None:
+            self.history.push(token_id)
+        text, stop = self._stop_strings.push(self._detokenizer.push(token_id))
+        return (text, stop) if stop is not None or reason is None else self._last_text(text)
 
     def _last_text(self, text: str) -> tuple[str, str | None]:
         rest, stop = self._stop_strings.push(self._detokenizer.flush())
@@ -155,16 +188,56 @@ class Answer:
 
     def finished(self, reason: FinishReason, stop: str, source: EnergySource, now_seconds: float) -> Finished:
         """The account of the answer, which ends now."""
-        request = self.request
+        request, first_seconds = self.request, self._first_token_seconds
         return Finished(
             reason=reason,
             stop=stop,
             prompt_tokens=len(request.prompt_token_ids),
+            cached_tokens=self.cached_tokens,
             output_tokens=self.output_tokens,
             queue_seconds=(now_seconds if self.admitted_seconds is None else self.admitted_seconds)
             - request.arrived_seconds,
-            first_token_seconds=self._first_token_seconds - request.arrived_seconds if self.output_tokens else 0.0,
-            decode_seconds=self._last_token_seconds - self._first_token_seconds,
+            first_token_seconds=0.0 if first_seconds is None else first_seconds - request.arrived_seconds,
+            decode_seconds=0.0 if first_seconds is None else self._last_token_seconds - first_seconds,
             busy_seconds=self.busy_seconds,
             energy=None if self.joules is None else Energy(self.joules, source),
+            resumed_tokens=len(request.resumed_token_ids),
         )
+
+
+class ResumeError(ValueError):
+    """A request cannot be resumed as it says; `field` of Resume is at fault, the text says why."""
+
+    def __init__(self, field: str, fault: str) -> None:
+        super().__init__(fault)
+        self.field = field
+
+
+def replay(
+    request: GenerationRequest, detokenizer: Detokenizer, end_token_ids: frozenset[int], source: EnergySource
+) -> Update | None:
+    """What is left of an answer whose resumed tokens are all of it already; None where there are tokens to come.
+
+    Raises ResumeError where the answer had ended before the last of its tokens, or `delivered_bytes` cannot be right.
+    """
+    answer = Answer(replace(request, resumed_token_ids=(), delivered_bytes=0), detokenizer)
+    released, reason, stop = "", None, ""
+    for count, token_id in enumerate(request.resumed_token_ids, start=1):
+        text, reason, stop = answer.take(token_id, end_token_ids, request.arrived_seconds)
+        released += text
+        if reason is not None and count < len(request.resumed_token_ids):
+            raise ResumeError("token_ids", f"the answer ends with the first {count} ({reason}); none may follow")
+    encoded, delivered_bytes = released.encode(), request.delivered_bytes
+    if delivered_bytes > len(encoded):
+        raise ResumeError("delivered_bytes", f"is {delivered_bytes}; the tokens have released {len(encoded)} bytes")
+    # A byte of the form 10xxxxxx goes on with a character.
+    if delivered_bytes < len(encoded) and encoded[delivered_bytes] & 0xC0 == 0x80:
+        raise ResumeError("delivered_bytes", f"is {delivered_bytes}, inside of a character")
+    if reason is None:
+        return None
+    finished = replace(
+        answer.finished(reason, stop, source, request.arrived_seconds),
+        energy=None,
+        resumed_tokens=len(request.resumed_token_ids),
+    )
+    return Update(request.key, encoded[delivered_bytes:].decode(), (), finished)

@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
+from pith.common.v1 import text_pb2
 from pith.engine.v1 import control_pb2, inference_pb2
 
 from common.auth import current_request
@@ -12,7 +14,7 @@ from common.errors import Violations, internal
 from common.grpc_server import Context
 from engine import convert
 from engine.engine import Engine, Place
-from engine.request import Finished
+from engine.request import Finished, GenerationRequest, ResumeError, Update
 from engine.stream import DecodingError, Delta
 from engine.tokenizer import TemplateRejectedError
 
@@ -38,14 +40,17 @@ class InferenceService:
     ) -> inference_pb2.GenerateResponse:
         text: list[str] = []
         token_ids: list[int] = []
+        logprobs: list[text_pb2.TokenLogprob] = []
         async with self._answering(request) as (started, place):
             while isinstance(event := await _next_event(place), Delta):
                 text.append(event.text)
                 token_ids += event.token_ids
+                logprobs += map(convert.logprob_message, event.logprobs)
         return inference_pb2.GenerateResponse(
             started=started,
             text="".join(text),
             token_ids=token_ids,
+            logprobs=logprobs,
             finished=convert.finished_message(event),
         )
 
@@ -66,26 +71,45 @@ class InferenceService:
         engine = self._engine
         asked = convert.asked(request, engine.card, self._max_prompt_characters, self._draw_seed())
         with engine.place(_request_id(request)) as place:
-            prompt_token_ids = await self._tokenised(asked.prompt)
-            engine.submit(place, prompt_token_ids, asked.sampling, asked.max_output_tokens, asked.stop)
+            generation, rest = await self._prepared(asked, place)
+            engine.submit(place, generation, rest)
             started = inference_pb2.Started(
                 request_id=place.request_id,
                 model=engine.card.name,
                 model_digest=engine.card.digest,
-                prompt_token_ids=prompt_token_ids,
+                prompt_token_ids=generation.prompt_token_ids,
                 seed=asked.sampling.seed,
             )
             yield started, place
 
-    async def _tokenised(self, prompt: convert.Prompt) -> Sequence[int]:
+    async def _prepared(self, asked: convert.Asked, place: Place) -> tuple[GenerationRequest, Update | None]:
+        """What to generate, and all that is left of an answer that was resumed at its very end."""
+        return await asyncio.get_running_loop().run_in_executor(self._tokenisers, self._prepare, asked, place)
+
+    def _prepare(self, asked: convert.Asked, place: Place) -> tuple[GenerationRequest, Update | None]:
         faults = Violations()
+        engine, sampling = self._engine, asked.sampling
+        ids: Sequence[int] = ()
         try:
-            ids = await asyncio.get_running_loop().run_in_executor(self._tokenisers, self._encode, prompt)
-            convert.check_prompt_tokens(prompt.field, len(ids), self._engine.card, faults)
+            ids = self._encode(asked.prompt)
+            convert.check_prompt_tokens(asked.prompt.field, len(ids), engine.card, faults)
         except TemplateRejectedError as rejected:
-            faults.add(prompt.field, f"the chat template refuses them: {rejected}")
+            faults.add(asked.prompt.field, f"the chat template refuses them: {rejected}")
         faults.raise_if_any()
-        return ids
+        if asked.suppressed_words:
+            sampling = replace(sampling, suppression=engine.tokenizer.suppression(asked.suppressed_words))
+        request = engine.request(place, ids, sampling, asked.max_output_tokens, asked.stop)
+        if not asked.resumed_token_ids:
+            faults.require(not asked.delivered_bytes, "resume.delivered_bytes", "is above 0, without token_ids")
+            faults.raise_if_any()
+            return request, None
+        request = replace(request, resumed_token_ids=asked.resumed_token_ids, delivered_bytes=asked.delivered_bytes)
+        try:
+            return request, engine.replay(request)
+        except ResumeError as fault:
+            faults.add(f"resume.{fault.field}", str(fault))
+            faults.raise_if_any()
+            raise
 
     def _encode(self, prompt: convert.Prompt) -> Sequence[int]:
         if prompt.field == "messages":

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from engine.request import Finished, Update
+from engine.sampling import TokenLogprob
 
 
 class DecodingError(Exception):
@@ -21,6 +22,8 @@ class Delta:
     token_ids: tuple[int, ...]
     offset: int
     """Index of the first of `token_ids` among the answer's output tokens."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One for each of `token_ids`, where they are asked for."""
 
 
 class AnswerStream:
@@ -33,15 +36,21 @@ class AnswerStream:
         self._window_seconds = window_seconds
         self._text = ""
         self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprob] = []
         self._offset = 0
         self._finished: Finished | None = None
         self._not_before = -math.inf
         self._changed = asyncio.Event()
         self._ended = asyncio.Event()
 
+    def go_on_from(self, output_tokens: int) -> None:
+        """The first delta to come begins after this many tokens of the answer, which its client has."""
+        self._offset = output_tokens
+
     def push(self, update: Update) -> None:
         self._text += update.text
         self._token_ids += update.token_ids
+        self._logprobs += update.logprobs
         self._finished = update.finished
         self._changed.set()
         if update.failed or update.finished is not None:
@@ -58,7 +67,7 @@ class AnswerStream:
         """
         await self._changed.wait()
         await self._ended_by(self._not_before)
-        if self._token_ids:
+        if self._token_ids or self._text:
             self._not_before = asyncio.get_running_loop().time() + self._window_seconds
             return self._take()
         if self._finished is None:
@@ -76,10 +85,11 @@ class AnswerStream:
             pass
 
     def _take(self) -> Delta:
-        delta = Delta(self._text, tuple(self._token_ids), self._offset)
+        delta = Delta(self._text, tuple(self._token_ids), self._offset, tuple(self._logprobs))
         self._offset += len(self._token_ids)
         self._text = ""
         self._token_ids = []
+        self._logprobs = []
         if not self.ended:
             self._changed.clear()
         return delta

@@ -4,6 +4,7 @@ import codecs
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,10 +12,13 @@ import jinja2
 import tokenizers
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from engine.suppression import Suppression, TokenIndex
 from engine.weights import ModelError, read_json
 
 SPACE_MARK = "▁"
 """SentencePiece's visible space."""
+KEPT_SUPPRESSIONS = 64
+"""Lists of suppressed words made ready: directives send the same ones with every request."""
 
 
 class TemplateRejectedError(ValueError):
@@ -44,6 +48,11 @@ class Tokenizer:
         self._token_bytes, self._strips_first_space = _token_bytes(file, self._tokenizer, serialised, vocabulary_size)
         self._longest_token_bytes = max(map(len, self._token_bytes))
         self._template, self._special_tokens = _chat_template(directory)
+        self._suppression = lru_cache(KEPT_SUPPRESSIONS)(lambda words: Suppression(self._token_index, words))
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        special = [re.escape(token.content) for token in added if token.special]
+        # Where one begins, and its first character; a look ahead, for they may overlap.
+        self._special_start = re.compile(f"(?={'|'.join(special) or '(?!)'})(.)", re.DOTALL)
 
     @property
     def accepts_messages(self) -> bool:
@@ -60,18 +69,47 @@ class Tokenizer:
     def encode_messages(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of the conversation {role, content}… up to where the assistant's turn begins.
 
+        Special tokens come from the template alone: content that spells one is encoded as text.
+
         Raises TemplateRejectedError where the template refuses the messages.
         """
         if self._template is None:
             raise TemplateRejectedError("the model has no chat template")
+        cut = _absent_character(messages)
+        # Content that spells a special token is text all the same: a cut after its first character keeps the spelling
+        # from being read as the token, and the template still sees the content (a cut is no part of other content).
+        quoted = [
+            {**message, "content": self._special_start.sub(rf"\1{cut}", message["content"])} for message in messages
+        ]
         try:
-            text = self._template.render(messages=messages, add_generation_prompt=True, **self._special_tokens)
+            text = self._template.render(messages=quoted, add_generation_prompt=True, **self._special_tokens)
         except Exception as fault:  # a template is a program: it can raise whatever its expressions raise
             raise TemplateRejectedError(str(fault)) from None
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        pieces = text.split(cut)
+        return [
+            token_id for piece in pieces for token_id in self._tokenizer.encode(piece, add_special_tokens=False).ids
+        ]
+
+    def suppression(self, words: Sequence[str]) -> Suppression:
+        """How an answer avoids these words."""
+        return self._suppression(tuple(words))
+
+    @cached_property
+    def _token_index(self) -> TokenIndex:
+        return TokenIndex(self._token_bytes)
 
     def detokenizer(self) -> "Detokenizer":
         return Detokenizer(self._token_bytes, self._strips_first_space)
+
+
+def _absent_character(messages: Sequence[Mapping[str, str]]) -> str:
+    """A character for private use that no message contains."""
+    contents = "".join(message["content"] for message in messages)
+    unused = (character for character in map(chr, range(0x10FFFD, 0xFFFFF, -1)) if character not in contents)
+    character = next(unused, None)
+    if character is None:
+        raise TemplateRejectedError("they use up all private-use characters of Unicode's last plane")
+    return character
 
 
 class Detokenizer:

@@ -14,9 +14,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from common.architecture.shape import ModelShape
-from engine.model import ModelConfig, Weights, assemble, expected_tensors
+from engine.model import Llama3RopeScaling, ModelConfig, Weights, assemble, expected_tensors
 
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
+ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+WEIGHT_TYPES = ("F32", "F16", "BF16", "F64")
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -37,26 +38,33 @@ def read_config(directory: Path) -> ModelConfig:
         architectures = values.get("architectures")
         if not isinstance(architectures, list) or len(architectures) != 1 or architectures[0] not in ARCHITECTURES:
             raise ValueError(f"architectures must be one of {', '.join(ARCHITECTURES)}, got {architectures!r}")
+        (architecture,) = architectures
+        context_tokens = int(_positive(values, "max_position_embeddings", 2048))
         _only(values, "hidden_act", "silu", default="silu")
         for switch in ("attention_bias", "mlp_bias"):
             _only(values, switch, False, default=False)
-        _only(values, "sliding_window", None, default=None)
+        _only(values, "quantization_config", None, default=None)
+        _refuse_sliding_window(values, architecture, context_tokens)
+        rope = _rope(values)
         return ModelConfig(
-            architecture=architectures[0],
+            architecture=architecture,
             shape=_shape(values),
-            rope_theta=_rope_theta(values),
+            rope_theta=_positive(rope, "rope_theta", 10000.0),
             rms_norm_epsilon=_positive(values, "rms_norm_eps", 1e-6),
-            max_context_tokens=int(_positive(values, "max_position_embeddings", 2048)),
+            max_context_tokens=context_tokens,
             end_token_ids=_end_token_ids(directory, values),
+            rope_scaling=_rope_scaling(rope),
+            qkv_bias=architecture == "Qwen2ForCausalLM",
+            qk_norm=architecture == "Qwen3ForCausalLM",
         )
     except ValueError as fault:
         raise ModelError(file, str(fault)) from None
 
 
-def read_weights(directory: Path, shape: ModelShape) -> Weights:
+def read_weights(directory: Path, config: ModelConfig) -> Weights:
     """Reads the tensors of `model.safetensors` or of the shards that the index names, as float32."""
     tensors: dict[str, torch.Tensor] = {}
-    expected = expected_tensors(shape)
+    expected = expected_tensors(config.shape, config.qkv_bias, config.qk_norm)
     for file, names in _tensors_by_file(directory, expected).items():
         try:
             with safe_open(file, framework="pt") as opened:
@@ -69,12 +77,15 @@ def read_weights(directory: Path, shape: ModelShape) -> Weights:
                         raise ModelError(
                             file, f"tensor {name} has shape {list(actual)}, config.json says {list(expected[name])}"
                         )
+                    kind = opened.get_slice(name).get_dtype()
+                    if kind not in WEIGHT_TYPES:
+                        raise ModelError(file, f"tensor {name} is {kind}; one of {', '.join(WEIGHT_TYPES)}")
                     tensors[name] = opened.get_tensor(name).float()
         except FileNotFoundError:
             raise ModelError(file, "file is missing") from None
         except (SafetensorError, OSError) as fault:
             raise ModelError(file, f"truncated or not a safetensors file ({fault})") from None
-    return assemble(tensors, shape)
+    return assemble(tensors, config)
 
 
 def model_digest(directory: Path) -> str:
@@ -129,16 +140,51 @@ def _shape(values: Mapping[str, Any]) -> ModelShape:
     return shape
 
 
-def _rope_theta(values: Mapping[str, Any]) -> float:
-    # Newer exports nest it: {"rope_parameters": {"rope_theta": …, "rope_type": "default"}}.
-    nested = values.get("rope_parameters") or {}
-    scaling = values.get("rope_scaling") or nested
-    if not isinstance(nested, dict) or not isinstance(scaling, dict):
-        raise ValueError("rope_parameters and rope_scaling must be objects or null")
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind != "default":
-        raise ValueError(f"rope type must be default, got {kind!r}")
-    return _positive({**values, **nested}, "rope_theta", 10000.0)
+def _refuse_sliding_window(values: Mapping[str, Any], architecture: str, context_tokens: int) -> None:
+    window = values.get("sliding_window")
+    layer_types = values.get("layer_types")
+    if layer_types is not None:
+        if not isinstance(layer_types, list) or not set(layer_types) <= {"full_attention", "sliding_attention"}:
+            raise ValueError(f"layer_types must be full_attention or sliding_attention, got {layer_types!r}")
+        slides = "sliding_attention" in layer_types
+    elif architecture.startswith("Qwen"):
+        slides = bool(values.get("use_sliding_window", False))
+    else:
+        slides = window is not None
+    # A window that the whole context fits into hides nothing.
+    if slides and (not isinstance(window, int) or window < context_tokens):
+        raise ValueError(
+            f"sliding_window must be null or at least max_position_embeddings, {context_tokens}, got {window!r}"
+        )
+
+
+def _rope(values: Mapping[str, Any]) -> dict[str, Any]:
+    """All that the file says of rotary positions: newer exports nest it in rope_parameters, older in rope_scaling."""
+    nested = {name: values.get(name) or {} for name in ("rope_parameters", "rope_scaling")}
+    for name, inner in nested.items():
+        if not isinstance(inner, dict):
+            raise ValueError(f"{name} must be an object or null, got {inner!r}")
+    outer = {name: values[name] for name in ("rope_theta", "partial_rotary_factor") if name in values}
+    rope = outer | nested["rope_scaling"] | nested["rope_parameters"]
+    _only(rope, "partial_rotary_factor", 1.0, default=1.0)
+    return rope
+
+
+def _rope_scaling(rope: Mapping[str, Any]) -> Llama3RopeScaling | None:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind != "llama3":
+        raise ValueError(f"rope_type must be default or llama3, got {kind!r}")
+    low, high = _positive(rope, "low_freq_factor"), _positive(rope, "high_freq_factor")
+    if low >= high:
+        raise ValueError(f"low_freq_factor must be below high_freq_factor ({high:g}), got {low:g}")
+    return Llama3RopeScaling(
+        factor=_positive(rope, "factor"),
+        low_frequency_factor=low,
+        high_frequency_factor=high,
+        original_context_tokens=int(_positive(rope, "original_max_position_embeddings")),
+    )
 
 
 def _end_token_ids(directory: Path, values: Mapping[str, Any]) -> frozenset[int]:
@@ -159,8 +205,11 @@ def _only(values: Mapping[str, Any], name: str, allowed: object, default: object
         raise ValueError(f"{name} must be {json.dumps(allowed)}, got {values[name]!r}")
 
 
-def _positive(values: Mapping[str, Any], name: str, default: float) -> float:
+def _positive(values: Mapping[str, Any], name: str, default: float | None = None) -> float:
+    """A number above 0. Without a default it must be there."""
     value = values.get(name, default)
+    if value is None:
+        raise ValueError(f"{name} is missing from the model's configuration")
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"{name} must be a positive number, got {value!r}")
     return float(value)

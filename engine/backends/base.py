@@ -15,7 +15,7 @@ from engine.sampling import SamplingBatch
 
 @dataclass(frozen=True, slots=True)
 class PrefillBatch:
-    """Prompts, or the parts of them that are not in the cache yet."""
+    """Prompts, or pieces of them. What is in the cache already, from an earlier piece or request, is not among them."""
 
     token_ids: npt.NDArray[np.int64]  # [tokens], the sequences one after another
     new_tokens: npt.NDArray[np.int64]  # [sequences], how many of `token_ids` are each one's, at least 1
@@ -62,7 +62,10 @@ class Backend(Protocol):
         """Storage of one cached key or value component."""
 
     def prefill(self, batch: PrefillBatch) -> npt.NDArray[np.int64]:
-        """Writes the new tokens' keys and values to the cache; returns each sequence's next token, [sequences]."""
+        """Writes the new tokens' keys and values to the cache; returns each sequence's next token, [sequences].
+
+        The token of a sequence whose prompt goes on after this piece means nothing.
+        """
 
     def decode(self, batch: DecodeBatch) -> npt.NDArray[np.int64]:
         """Writes the last tokens' keys and values to the cache; returns each sequence's next token, [sequences]."""

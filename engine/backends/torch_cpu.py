@@ -42,7 +42,8 @@ class TorchCpuBackend:
         # A block of one head's keys (or values) is one row: gathering a context copies long rows, and what comes out
         # has the layout that attention wants.
         rows = blocks * 2 * shape.kv_heads
-        self._cache = [torch.zeros(rows, self.block_size * shape.head_dim) for _ in range(shape.layers)]
+        # Written once here, so that memory that is not there is missed at the start and not in the middle of a day.
+        self._cache = [torch.empty(rows, self.block_size * shape.head_dim).zero_() for _ in range(shape.layers)]
         self._gathered = torch.empty(0)
         self._kv_head = torch.arange(2 * shape.kv_heads)
 
@@ -63,13 +64,18 @@ class TorchCpuBackend:
         ends = np.cumsum(batch.new_tokens)
         within = np.arange(ends[-1]) - np.repeat(ends - batch.new_tokens, batch.new_tokens)
         positions = np.repeat(batch.context_tokens, batch.new_tokens) + within
-        tables = np.repeat(batch.block_tables, batch.new_tokens, axis=0)
+        sequences = np.repeat(np.arange(len(ends)), batch.new_tokens)
         # A sequence at a time: prompts differ too much in length for padding, and each call has work enough.
         spans = [
             self._span(table[None], positions[None, end - count : end])
             for table, count, end in zip(batch.block_tables, batch.new_tokens, ends, strict=True)
         ]
-        attend = partial(self._attend_prefill, self._written_rows(tables, positions), spans, batch.new_tokens.tolist())
+        attend = partial(
+            self._attend_prefill,
+            self._written_rows(batch.block_tables, sequences, positions),
+            spans,
+            batch.new_tokens.tolist(),
+        )
         return self._llama.forward(
             torch.from_numpy(batch.token_ids), torch.from_numpy(positions), torch.from_numpy(ends - 1), attend
         )
@@ -79,7 +85,9 @@ class TorchCpuBackend:
         """Logits [sequences, vocabulary]."""
         positions = batch.context_tokens
         span = self._span(batch.block_tables, positions[:, None])
-        attend = partial(self._attend_decode, self._written_rows(batch.block_tables, positions), span)
+        attend = partial(
+            self._attend_decode, self._written_rows(batch.block_tables, np.arange(len(positions)), positions), span
+        )
         return self._llama.forward(torch.from_numpy(batch.token_ids), torch.from_numpy(positions), None, attend)
 
     def warm_up(self, max_batch: int) -> None:
@@ -92,9 +100,14 @@ class TorchCpuBackend:
             if not (prefilled.isfinite().all() and decoded.isfinite().all()):
                 raise FloatingPointError("the model's logits are not finite")
 
-    def _written_rows(self, tables: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]) -> torch.Tensor:
-        """Where each token's keys and values go: rows of [blocks 2 kv_heads block_size, head_dim]."""
-        blocks = tables[np.arange(len(positions)), positions // self.block_size]
+    def _written_rows(
+        self, tables: npt.NDArray[np.int64], sequences: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]
+    ) -> torch.Tensor:
+        """Where the keys and values of tokens, given by sequence and position, go in the cache.
+
+        Rows of [blocks 2 kv_heads block_size, head_dim].
+        """
+        blocks = tables[sequences, positions // self.block_size]
         heads = torch.from_numpy(blocks)[:, None] * len(self._kv_head) + self._kv_head
         return (heads * self.block_size + torch.from_numpy(positions % self.block_size)[:, None]).view(-1)
 

@@ -20,7 +20,7 @@ from engine.tokenizer import Detokenizer
 
 BLOCKS, BLOCK_SIZE, VOCABULARY = 9, 4, 50
 END = 0
-LIMITS = SchedulingLimits(max_batch=3, max_prefill_tokens=20)
+LIMITS = SchedulingLimits(max_batch=3, max_step_tokens=10)
 STEP_SECONDS = 3.0
 
 
@@ -36,10 +36,12 @@ class RecordingBackend:
     name, device, blocks, block_size, bytes_per_parameter, bytes_per_kv = "fake", "none", BLOCKS, BLOCK_SIZE, 4, 4
 
     def __init__(self) -> None:
+        self.tokens = 0
         self.cache = np.full((BLOCKS, BLOCK_SIZE), -1, np.int64)
         self.fails = False
 
     def _answer(self, table: npt.NDArray[np.int64], new: Sequence[int], context: int, seed: int, index: int) -> int:
+        self.tokens += len(new)
         for position, token_id in enumerate(new, start=context):
             self.cache[table[position // BLOCK_SIZE], position % BLOCK_SIZE] = token_id
         tokens = [
@@ -87,6 +89,9 @@ class SharesEqually:
     def __init__(self) -> None:
         self.joules = 0.0
 
+    def idle(self) -> None:
+        pass
+
     def step(self, work: Sequence[Work]) -> Sequence[float]:
         self.joules += sum(one.new_tokens for one in work)
         return [float(one.new_tokens) for one in work]
@@ -104,7 +109,10 @@ class Ticks:
 
 
 class Batching(RuleBasedStateMachine):
-    """Requests of any length, aborts and faults at any moment."""
+    """Requests of any length, many of which begin alike, aborts and faults at any moment.
+
+    Blocks are so few that answers drive one another out, and steps so small that prompts come in pieces.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +132,11 @@ class Batching(RuleBasedStateMachine):
         self.keys = 0
 
     @rule(
-        prompt=st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=16),
+        prompt=st.builds(
+            lambda shared, own: [*range(1, shared + 1), *own],
+            st.integers(0, 12),
+            st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=4),
+        ),
         max_output_tokens=st.integers(1, 20),
         seed=st.integers(0, 5),
     )
@@ -173,17 +185,20 @@ class Batching(RuleBasedStateMachine):
             assert self.batch.allocator.free_blocks == BLOCKS
 
     def teardown(self) -> None:
-        # Nothing starves: each step gives every running request a token.
-        for _ in range(25 * (len(self.open) + 1)):
-            self.step()
-        assert not self.open
+        # Nothing starves: every step brings the oldest request forward, in whatever company.
+        while self.open:
+            oldest = min(self.open)
+            for _ in range(len(self.open[oldest].prompt_token_ids) + self.open[oldest].max_output_tokens):
+                self.step()
+            assert oldest not in self.open
         assert self.batch.allocator.free_blocks == BLOCKS
         assert self.charged_joules == self.meter.joules
 
     def step(self) -> None:
-        running = self.batch.running
+        before = self.backend.tokens
         updates = self.batch.step()
-        assert len({update.key for update in updates}) == len(updates) >= running
+        assert len({update.key for update in updates}) == len(updates)
+        assert self.backend.tokens - before <= LIMITS.max_step_tokens
         for update in updates:
             request = self.open[update.key]
             taken = self.token_ids[update.key]
@@ -202,8 +217,13 @@ class Batching(RuleBasedStateMachine):
     def ended(self, finished: Finished | None, reason: FinishReason, key: int) -> None:
         assert finished is not None and finished.reason == reason
         assert finished.output_tokens == len(self.token_ids[key])
-        # A joule for each token that was processed: all but the last.
-        assert joules(finished) == finished.prompt_tokens + finished.output_tokens - 1
+        assert finished.cached_tokens % BLOCK_SIZE == 0
+        assert finished.cached_tokens < finished.prompt_tokens
+        # A joule for each token that was processed: all but the last and the cached, some twice after a preemption.
+        processed = finished.prompt_tokens - finished.cached_tokens + finished.output_tokens - 1
+        assert joules(finished) >= processed
+        if not self.batch.preemptions:
+            assert joules(finished) == processed
         self.charged_joules += joules(finished)
         del self.open[key]
 
@@ -215,3 +235,100 @@ def joules(finished: Finished) -> float:
 
 TestBatching = Batching.TestCase
 TestBatching.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def batch_of(backend: RecordingBackend, meter: SharesEqually | None = None) -> ContinuousBatch:
+    tokenizer = Tokens()
+    return ContinuousBatch(
+        backend,
+        tokenizer,  # type: ignore[arg-type]
+        meter or SharesEqually(),
+        LIMITS,
+        frozenset(),
+        Ticks(),
+    )
+
+
+def request(key: int, prompt: Sequence[int], max_output_tokens: int) -> GenerationRequest:
+    return GenerationRequest(key, prompt, SamplingParams(), max_output_tokens, (), 0.0)
+
+
+def run(batch: ContinuousBatch) -> dict[int, Finished]:
+    """Steps until all is done."""
+    finished = {}
+    while batch.running or batch.waiting:
+        finished |= {update.key: update.finished for update in batch.step() if update.finished}
+    return finished
+
+
+def test_a_prompt_that_begins_like_an_earlier_one_is_not_computed_again() -> None:
+    backend = RecordingBackend()
+    batch = batch_of(backend)
+    batch.submit(request(0, [*range(1, 13), 13], 2))
+    assert run(batch)[0].cached_tokens == 0
+    before = backend.tokens
+    # Three full blocks are the same; the last token of a prompt is computed whatever the cache holds.
+    batch.submit(request(1, [*range(1, 13), 14], 1))
+    batch.submit(request(2, range(1, 13), 1))
+    finished = run(batch)
+    assert (finished[1].cached_tokens, finished[2].cached_tokens) == (12, 8)
+    assert backend.tokens - before == 1 + 4
+
+
+def test_requests_that_run_together_share_the_blocks_of_their_beginning() -> None:
+    batch = batch_of(RecordingBackend())
+    batch.submit(request(0, range(1, 14), 8))
+    batch.step()
+    batch.step()
+    free_blocks = batch.allocator.free_blocks
+    batch.submit(request(1, [*range(1, 13), 40], 4))
+    batch.step()
+    assert batch.running == 2
+    assert batch.allocator.free_blocks == free_blocks - 1
+
+
+def test_an_answer_goes_on_as_if_it_had_never_been_preempted() -> None:
+    prompts = [[1, 2, 3], [11, 12, 13], [21, 22, 23]]
+    batch = batch_of(RecordingBackend())
+    for key, prompt in enumerate(prompts):
+        batch.submit(request(key, prompt, 30))
+    tokens: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    ended = []
+    while batch.running or batch.waiting:
+        for update in batch.step():
+            tokens[update.key] += update.token_ids
+            ended += [update.key] if update.finished else []
+    assert batch.preemptions > 0
+    # The oldest is never preempted.
+    assert ended == [0, 1, 2]
+    for key, prompt in enumerate(prompts):
+        assert tokens[key] == [next_token([*prompt, *tokens[key][:index]], 0, index) for index in range(30)]
+
+
+def test_a_long_prompt_does_not_hold_up_a_running_answer_or_a_short_prompt() -> None:
+    batch = batch_of(RecordingBackend())
+    batch.submit(request(0, [1], 10))
+    batch.step()
+    batch.submit(request(1, range(1, 21), 1))
+    batch.submit(request(2, [7, 8, 9], 1))
+    keys = [{update.key for update in batch.step()} for _ in range(3)]
+    # Nine tokens a step beside the answer's: half are the long prompt's, which comes first, and the short one fits.
+    assert keys == [{0, 2}, {0}, {0, 1}]
+
+
+def test_energy_counted_while_nothing_runs_is_charged_to_no_answer() -> None:
+    events: list[str] = []
+
+    class Notes(SharesEqually):
+        def idle(self) -> None:
+            events.append("idle")
+
+        def step(self, work: Sequence[Work]) -> Sequence[float]:
+            events.append("step")
+            return super().step(work)
+
+    batch = batch_of(RecordingBackend(), Notes())
+    for key in range(2):
+        batch.submit(request(key, [1, 2], 2))
+        run(batch)
+    assert events == ["idle", "step", "step"] * 2

@@ -78,7 +78,7 @@ def prefill(parts: list[list[int]], context: list[int], tables: list[list[int]])
 
 def backend_of(path: Path, blocks: int = 32) -> TorchCpuBackend:
     config = read_config(path)
-    return TorchCpuBackend(config, read_weights(path, config.shape), blocks, threads=1)
+    return TorchCpuBackend(config, read_weights(path, config), blocks, threads=1)
 
 
 CONFIGS = [

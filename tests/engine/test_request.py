@@ -1,12 +1,15 @@
 """The text of an answer as its tokens arrive."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.energy.reading import Energy, EnergySource
-from engine.request import Answer, FinishReason, GenerationRequest, StopStrings
+from engine.request import Answer, FinishReason, GenerationRequest, ResumeError, StopStrings, replay
 from engine.sampling import SamplingParams
+from engine.suppression import Suppression, TokenIndex
 from engine.tokenizer import Detokenizer
 
 END = 256
@@ -94,6 +97,85 @@ def test_held_text_comes_out_at_the_end() -> None:
 def test_a_stop_string_completed_by_the_last_token_wins_over_the_limit() -> None:
     pieces, reason, stop = run(answer_of(("xy",), max_output_tokens=3), list(b"axy"))
     assert ("".join(pieces), reason, stop) == ("a", FinishReason.STOP_STRING, "xy")
+
+
+TEXT = st.lists(st.sampled_from(["a", "b", "é", "ñ", "€", "😀", "ab"]), max_size=12).map("".join)
+STOP = st.lists(st.sampled_from(["ab", "é", "aab", "€b", "bbbbb", "😀a"]), max_size=3, unique=True)
+
+
+@given(TEXT, STOP, st.integers(1, 30), st.data())
+def test_an_answer_resumed_anywhere_goes_on_as_it_would_have(
+    text: str, stop: list[str], max_output_tokens: int, data: st.DataObject
+) -> None:
+    token_ids = [*text.encode(), END, 97, 98] * 2
+    whole, reason, found = run(answer_of(tuple(stop), max_output_tokens), token_ids)
+    if reason is None:
+        return
+    position = data.draw(st.integers(0, len(whole)))
+    released = "".join(whole[:position])
+    delivered = released[: data.draw(st.integers(0, len(released)))]
+    request = replace(
+        answer_of(tuple(stop), max_output_tokens).request,
+        resumed_token_ids=token_ids[:position],
+        delivered_bytes=len(delivered.encode()),
+    )
+    rest = replay(request, detokenizer(), frozenset([END]), EnergySource.MODELLED)
+    assert (rest is not None) == (position == len(whole))
+    if rest is not None and rest.finished is not None:
+        assert delivered + rest.text == "".join(whole)
+        assert (rest.finished.reason, rest.finished.stop, rest.token_ids) == (reason, found, ())
+        assert rest.finished.output_tokens == len(whole)
+        return
+    resumed = Answer(request, detokenizer())
+    assert resumed.token_ids == [1, 2, 3, *token_ids[:position]]
+    more, reason_again, found_again = run(resumed, token_ids[position:])
+    assert delivered + "".join(more) == "".join(whole)
+    assert (reason_again, found_again) == (reason, found)
+    assert resumed.output_tokens == len(whole)
+
+
+def detokenizer() -> Detokenizer:
+    return Detokenizer(BYTES, strips_first_space=False)
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "delivered_bytes", "field", "fault"),
+    [
+        ([97, END, 98], 0, "token_ids", "the answer ends with the first 2 (STOP)"),
+        ([97, 120, 98], 0, "token_ids", "the answer ends with the first 2 (STOP_STRING)"),
+        ([97] * 6, 0, "token_ids", "the answer ends with the first 5 (LENGTH)"),
+        ([97, 98], 3, "delivered_bytes", "is 3; the tokens have released 2 bytes"),
+        ([97, 195], 2, "delivered_bytes", "is 2; the tokens have released 1 bytes"),
+        ([195, 169], 1, "delivered_bytes", "is 1, inside of a character"),
+    ],
+)
+def test_a_resume_that_cannot_be_right_is_refused(
+    token_ids: list[int], delivered_bytes: int, field: str, fault: str
+) -> None:
+    request = replace(answer_of(("x",), 5).request, resumed_token_ids=token_ids, delivered_bytes=delivered_bytes)
+    with pytest.raises(ResumeError) as raised:
+        replay(request, detokenizer(), frozenset([END]), EnergySource.MODELLED)
+    assert raised.value.field == field and fault in str(raised.value)
+
+
+def test_a_resumed_answer_knows_what_it_has_said() -> None:
+    """Penalties and suppressed words take what was said before the resume into account."""
+    suppression = Suppression(TokenIndex(BYTES), ["ab"])
+    params = SamplingParams(repetition_penalty=2.0, suppression=suppression)
+    request = GenerationRequest(0, [1], params, 9, (), 0.0, resumed_token_ids=[98, 97], delivered_bytes=2)
+    history = Answer(request, detokenizer()).history
+    assert history is not None
+    assert history.penalised.tolist() == [1, 98, 97]
+    assert 98 in history.forbidden and 97 not in history.forbidden
+
+
+def test_timings_of_a_resumed_answer_are_its_own() -> None:
+    request = GenerationRequest(0, [1], SamplingParams(), 9, (), 10.0, resumed_token_ids=[98, 97], delivered_bytes=2)
+    answer = Answer(request, detokenizer())
+    answer.take(98, frozenset([END]), now_seconds=13.0)
+    answer.take(END, frozenset([END]), now_seconds=15.0)
+    finished = answer.finished(FinishReason.STOP, "", EnergySource.MODELLED, 15.0)
+    assert (finished.first_token_seconds, finished.decode_seconds, finished.output_tokens) == (3.0, 2.0, 4)
 
 
 def test_the_account_of_an_answer() -> None:

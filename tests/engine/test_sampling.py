@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.sampling import SamplingBatch, SamplingParams, sample, uniforms
+from engine.sampling import History, SamplingBatch, SamplingParams, sample, uniforms
+from engine.suppression import Suppression, TokenIndex
 
 DRAWS = 20_000
 LOGITS = torch.tensor([1.0, 3.0, -2.0, 2.0, 0.0, 2.5])
@@ -40,6 +41,13 @@ def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         # Renormalised over three tokens: 0.506, 0.307, 0.186, so that two of them reach 0.8.
         (SamplingParams(temperature=1.0, top_k=3, top_p=0.8), [1, 5]),
         (SamplingParams(temperature=1.0, top_p=1e-9), [1]),
+        # Shares of the most probable: 1, 0.607, 0.368, 0.135, 0.050, 0.007.
+        (SamplingParams(temperature=1.0, min_p=0.3), [1, 5, 3]),
+        (SamplingParams(temperature=1.0, min_p=1.0), [1]),
+        # At twice the temperature, their square roots.
+        (SamplingParams(temperature=2.0, min_p=0.3), [1, 5, 3, 0]),
+        (SamplingParams(temperature=1.0, top_k=2, min_p=0.3), [1, 5]),
+        (SamplingParams(temperature=1.0, top_p=0.99, min_p=0.5), [1, 5]),
     ],
 )
 def test_draws_follow_the_distribution(params: SamplingParams, kept: list[int]) -> None:
@@ -58,6 +66,9 @@ def test_draws_follow_the_distribution(params: SamplingParams, kept: list[int]) 
         (SamplingParams(temperature=1.0, top_k=300), 300),
         (SamplingParams(temperature=1.0, top_k=300, top_p=0.5), 150),
         (SamplingParams(temperature=1.0, top_k=20, top_p=0.5), 10),
+        # The least probable candidate is e^-0.00128 of the most probable one: the cut is far beyond the candidates.
+        (SamplingParams(temperature=1.0, min_p=0.99501), 501),
+        (SamplingParams(temperature=1.0, min_p=0.99905), 96),
     ],
 )
 def test_limits_hold_in_a_large_even_vocabulary(params: SamplingParams, kept: int) -> None:
@@ -120,6 +131,11 @@ params = st.builds(
     temperature=st.sampled_from([0.0, 0.3, 1.0, 2.0]),
     top_k=st.sampled_from([0, 1, 5, 12, 200]),
     top_p=st.sampled_from([0.1, 0.7, 0.999, 1.0]),
+    min_p=st.sampled_from([0.0, 0.0, 0.05, 0.9]),
+    repetition_penalty=st.sampled_from([1.0, 1.0, 0.5, 1.7]),
+    logit_bias=st.sampled_from([(), (), ((3, 2.5), (7, -1.0))]),
+    suppression=st.sampled_from([None, None, Suppression(TokenIndex([b"", b"a", b"ba", b"c"]), ["a"])]),
+    logprobs=st.sampled_from([None, None, 0, 3]),
     seed=st.integers(0, 2**64 - 1),
 )
 
@@ -134,7 +150,75 @@ def test_a_row_does_not_depend_on_its_neighbours(
 ) -> None:
     drawn = np.random.default_rng(seed).standard_normal((len(rows), vocabulary))
     logits = torch.from_numpy(drawn.astype(np.float32)) * 3
-    together = sample(logits, SamplingBatch.of([one for one, _ in rows], [index for _, index in rows]))
+    histories = [history_of(one) for one, _ in rows]
+    together = sample(logits, SamplingBatch.of([one for one, _ in rows], [index for _, index in rows], [*histories]))
     for row, (one, index) in enumerate(rows):
-        alone = sample(logits[row : row + 1], SamplingBatch.of([one], [index]))
+        own = history_of(one)
+        alone = sample(logits[row : row + 1], SamplingBatch.of([one], [index], [own]))
         assert alone.tolist() == [together[row]]
+        assert (own and own.chosen) == (histories[row] and histories[row].chosen)
+
+
+def history_of(params: SamplingParams, answer: tuple[int, ...] = ()) -> History | None:
+    """After a prompt of the tokens 0 and 4."""
+    if not params.depends_on_history:
+        return None
+    history = History(params, [0, 4])
+    for token_id in answer:
+        history.push(token_id)
+    return history
+
+
+def chosen_among(params: SamplingParams, answer: tuple[int, ...] = (), logits: torch.Tensor = LOGITS) -> int:
+    before = logits.clone()
+    (token_id,) = sample(logits[None], SamplingBatch.of([params], [0], [history_of(params, answer)])).tolist()
+    assert torch.equal(logits, before)
+    return token_id
+
+
+def test_a_penalty_falls_on_prompt_and_answer_whatever_the_sign() -> None:
+    # 3 / 1.1 still leads; 3 / 1.3 does not; 2.5 / 1.3 and 3 / 1.3 leave 2.0 behind, and so on.
+    assert chosen_among(SamplingParams(repetition_penalty=1.1), (1,)) == 1
+    assert chosen_among(SamplingParams(repetition_penalty=1.3), (1,)) == 5
+    assert chosen_among(SamplingParams(repetition_penalty=1.6), (1, 5)) == 3
+    # The prompt held tokens 0 and 4.
+    assert chosen_among(SamplingParams(repetition_penalty=1.6), logits=torch.tensor([2.0, 1.5, 0, 0, 0, 0])) == 1
+    negative = torch.tensor([-2.0, -3.0, -9, -9, -9, -9])
+    assert chosen_among(SamplingParams(repetition_penalty=1.6), logits=negative) == 1
+    assert chosen_among(SamplingParams(repetition_penalty=0.5), (3,)) == 3
+    # However often it occurred, once.
+    assert chosen_among(SamplingParams(repetition_penalty=1.1), (1, 1, 1)) == 1
+
+
+def test_a_bias_is_added_to_the_logits_and_after_the_penalty() -> None:
+    assert chosen_among(SamplingParams(logit_bias=((2, 5.1),))) == 2
+    assert chosen_among(SamplingParams(logit_bias=((2, 4.9),))) == 1
+    assert chosen_among(SamplingParams(logit_bias=((1, -3.4e38), (5, -1.0)))) == 3
+    assert chosen_among(SamplingParams(logit_bias=((1, 0.5),), repetition_penalty=1.3), (1,)) == 1
+
+
+def test_a_suppressed_token_is_never_chosen_unless_there_is_no_other() -> None:
+    index = TokenIndex([b"x", b"a", b"b", b"ca", b"", b"c"])
+    assert chosen_among(SamplingParams(suppression=Suppression(index, ["a"]))) == 5
+    # After "c", an "a" makes the word.
+    assert chosen_among(SamplingParams(suppression=Suppression(index, ["ca"])), (5,)) == 5
+    assert chosen_among(SamplingParams(suppression=Suppression(index, ["ca"])), (5, 0)) == 1
+    everything = Suppression(TokenIndex([b"a"] * 6), ["a"])
+    for temperature in (0.0, 1.0):
+        assert 0 <= chosen_among(SamplingParams(temperature=temperature, suppression=everything)) < 6
+
+
+def test_logprobs_are_those_of_the_model_itself() -> None:
+    params = SamplingParams(temperature=5.0, logprobs=3, logit_bias=((2, 100.0),), repetition_penalty=2.0)
+    history = history_of(params)
+    assert sample(LOGITS[None], SamplingBatch.of([params], [0], [history])).tolist() == [2]
+    assert history is not None and history.chosen is not None
+    expected = np.log(softmax(LOGITS.double().numpy()))
+    assert history.chosen.logprob == pytest.approx(expected[2])
+    assert [token_id for token_id, _ in history.chosen.alternatives] == [1, 5, 3]
+    assert [value for _, value in history.chosen.alternatives] == pytest.approx(expected[[1, 5, 3]])
+
+
+def test_requests_that_ask_for_nothing_of_it_have_no_history() -> None:
+    assert not SamplingParams(temperature=1.0, top_k=5, top_p=0.5, min_p=0.5, seed=3).depends_on_history
+    assert SamplingBatch.of([SamplingParams()] * 2, [0, 0], [None, None]).histories == ()

@@ -103,12 +103,12 @@ def convert_tokenizer(directory: Path, vocabulary: int) -> None:
 def test_the_published_greedy_text_comes_out(tmp_path: Path) -> None:
     convert(tmp_path)
     config = read_config(tmp_path)
-    backend = TorchCpuBackend(config, read_weights(tmp_path, config.shape), blocks=64, threads=1)
+    backend = TorchCpuBackend(config, read_weights(tmp_path, config), blocks=64, threads=1)
     batch = ContinuousBatch(
         backend,
         Tokenizer(tmp_path, config.shape.vocab_size),
         ModelledMeter(config.shape, SERVER_CPU, 4, 4),
-        SchedulingLimits(max_batch=4, max_prefill_tokens=64),
+        SchedulingLimits(max_batch=4, max_step_tokens=64),
         config.end_token_ids,
         time.monotonic,
     )

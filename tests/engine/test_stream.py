@@ -8,7 +8,7 @@ import pytest
 from engine.request import Finished, FinishReason, Update
 from engine.stream import AnswerStream, DecodingError, Delta, Handover
 
-FINISHED = Finished(FinishReason.LENGTH, "", 1, 3, 0.0, 0.0, 0.0, 0.0, None)
+FINISHED = Finished(FinishReason.LENGTH, "", 1, 0, 3, 0.0, 0.0, 0.0, 0.0, None)
 FOREVER_SECONDS = 1e6
 
 

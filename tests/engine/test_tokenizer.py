@@ -66,6 +66,30 @@ def test_messages_go_through_the_template(tokenizer: Tokenizer) -> None:
     assert detokenised(tokenizer, token_ids) == "system:be <b>user:éassistant:"
 
 
+SPELLINGS = ("<|turn|>", "<|end|>", "<|begin|>")
+
+
+@given(st.lists(st.sampled_from([*SPELLINGS, "<|", "turn|>", "<", "|>", "é", "\U0010fffd", "\U0010fffc"]), max_size=8))
+def test_content_that_spells_a_special_token_is_text(tokenizer: Tokenizer, parts: list[str]) -> None:
+    content = "".join(parts)
+    token_ids = tokenizer.encode_messages([{"role": "user", "content": content}])
+    # The template's own two turns, and nothing else that is special.
+    assert [token_id for token_id in token_ids if token_id in (BEGIN, END, TURN)] == [TURN, TURN]
+    assert detokenised(tokenizer, token_ids) == f"user:{content}assistant:"
+
+
+def test_special_tokens_that_overlap_are_text_too(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    library = byte_tokenizer()
+    library.add_special_tokens(["xx", "x>y"])
+    library.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer(tmp_path, VOCABULARY)
+    for content in ("xxx", "xxxx>y", "x>xx>y"):
+        token_ids = tokenizer.encode_messages([{"role": "user", "content": content}])
+        assert max(token_ids) == TURN
+        assert detokenised(tokenizer, token_ids) == f"user:{content}assistant:"
+
+
 def test_a_template_may_refuse(tokenizer: Tokenizer) -> None:
     with pytest.raises(TemplateRejectedError, match="not this"):
         tokenizer.encode_messages([{"role": "user", "content": "refuse me"}])

@@ -10,15 +10,22 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from common.architecture.shape import ModelShape
-from engine.model import Weights
+from engine.model import Llama3RopeScaling, Weights
 from engine.weights import ModelError, model_digest, read_config, read_weights
 from tests.engine.tiny_model import hf_config, write_model
 
 SINGLE = "model.safetensors"
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8,
+    "low_freq_factor": 1,
+    "high_freq_factor": 4,
+    "original_max_position_embeddings": 64,
+}
 
 
 def load(path: Path) -> Weights:
-    return read_weights(path, read_config(path).shape)
+    return read_weights(path, read_config(path))
 
 
 def shard(path: Path) -> None:
@@ -48,6 +55,35 @@ def test_rope_parameters_may_be_nested_and_end_tokens_elsewhere(tmp_path: Path) 
     assert config.end_token_ids == {9}
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"architectures": ["MistralForCausalLM"], "sliding_window": 256},
+        {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": False, "sliding_window": 64},
+        {"architectures": ["Qwen3ForCausalLM"], "layer_types": ["full_attention"] * 2, "sliding_window": 64},
+    ],
+)
+def test_a_sliding_window_that_hides_nothing_is_accepted(tmp_path: Path, changes: dict[str, Any]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(hf_config(**changes)))
+    assert read_config(tmp_path).max_context_tokens == 256
+
+
+@pytest.mark.parametrize("name", ["rope_scaling", "rope_parameters"])
+def test_the_scaling_of_rotations_is_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(hf_config(**{name: LLAMA3})))
+    assert read_config(tmp_path).rope_scaling == Llama3RopeScaling(8, 1, 4, 64)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "missing"),
+    [("Qwen2ForCausalLM", "self_attn.q_proj.bias"), ("Qwen3ForCausalLM", "self_attn.q_norm.weight")],
+)
+def test_a_family_needs_its_own_tensors(tmp_path: Path, architecture: str, missing: str) -> None:
+    write_model(tmp_path, architectures=[architecture])
+    with pytest.raises(ModelError, match=rf"tensor model\.layers\.0\.{missing} is missing"):
+        load(tmp_path)
+
+
 def test_sharded_weights_equal_single_ones(tmp_path: Path) -> None:
     single = load(write_model(tmp_path))
     shard(tmp_path)
@@ -65,9 +101,20 @@ def test_sharded_weights_equal_single_ones(tmp_path: Path) -> None:
         ({"architectures": None}, "architectures must be one of"),
         ({"hidden_act": "gelu"}, "hidden_act must be"),
         ({"attention_bias": True}, "attention_bias must be false"),
-        ({"sliding_window": 4096}, "sliding_window must be null"),
-        ({"rope_scaling": {"rope_type": "llama3"}}, "rope type must be default, got 'llama3'"),
-        ({"rope_scaling": 3}, "must be objects"),
+        ({"mlp_bias": True}, "mlp_bias must be false"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config must be null"),
+        ({"sliding_window": 255}, "sliding_window must be null or at least max_position_embeddings, 256, got 255"),
+        ({"layer_types": ["linear_attention"]}, "layer_types must be full_attention or sliding_attention"),
+        (
+            {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True, "sliding_window": 64},
+            "sliding_window must be null or at least",
+        ),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "rope_type must be default or llama3, got 'yarn'"),
+        ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope_type must be default or llama3, got 'linear'"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "low_freq_factor is missing"),
+        ({"rope_parameters": LLAMA3 | {"low_freq_factor": 4}}, "low_freq_factor must be below high_freq_factor"),
+        ({"rope_scaling": 3}, "rope_scaling must be an object"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1.0, got 0.5"),
         ({"rope_theta": float("inf")}, "rope_theta must be a positive number"),
         ({"rms_norm_eps": 0}, "rms_norm_eps must be a positive number"),
         ({"hidden_size": None}, "hidden_size is missing"),
@@ -107,6 +154,12 @@ def narrower(path: Path) -> None:
     save_file(tensors, path / SINGLE)
 
 
+def quantised(path: Path) -> None:
+    tensors = load_file(path / SINGLE)
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.int8)
+    save_file(tensors, path / SINGLE)
+
+
 def shard_gone(path: Path) -> None:
     shard(path)
     (path / "model-00002-of-00002.safetensors").unlink()
@@ -133,6 +186,7 @@ def index_incomplete(path: Path) -> None:
     [
         (without("model.layers.1.mlp.up_proj.weight"), SINGLE, "tensor model.layers.1.mlp.up_proj.weight is missing"),
         (narrower, SINGLE, "tensor model.norm.weight has shape [31], config.json says [32]"),
+        (quantised, SINGLE, "tensor model.norm.weight is I8; one of F32, F16, BF16, F64"),
         (truncated, SINGLE, "truncated or not a safetensors file"),
         (header_only, SINGLE, "truncated or not a safetensors file"),
         (lambda path: (path / SINGLE).unlink(), SINGLE, "file is missing"),
