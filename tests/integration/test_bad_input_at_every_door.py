@@ -154,7 +154,6 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
 TOO_LARGE = b"\x0a" + b"\x80\x80\x80\x0a" + b"x" * (20 * MEBIBYTE)
 """A first field of twenty mebibytes of text."""
 UNDECODABLE = (INVALID, "UNDECODABLE", "")
-NOT_YET = (grpc.StatusCode.UNIMPLEMENTED, "NOT_YET", "")
 ABOVE_16_MIB = (grpc.StatusCode.RESOURCE_EXHAUSTED, "UNSPECIFIED", "")
 
 # Door, input: the call, code, reason, field at fault.
@@ -176,9 +175,6 @@ TABLE: dict[str, tuple[Callable[[Doors], Awaitable[Any]], tuple[grpc.StatusCode,
         generate(sampling=text_pb2.Sampling(logit_bias={4_000_000: 1.0})),
         (INVALID, "INVALID_FIELDS", "sampling.logit_bias"),
     ),
-    "router, log-probabilities": (generate(sampling=text_pb2.Sampling(logprobs=1)), NOT_YET),
-    "router, suppressed words": (generate(sampling=text_pb2.Sampling(suppressed_words=["a"])), NOT_YET),
-    "router, min_p": (generate(sampling=text_pb2.Sampling(min_p=0.5, temperature=1)), NOT_YET),
     "router stream, unknown model": (
         stream(model="nope"),
         (grpc.StatusCode.NOT_FOUND, "RESOURCE_NOT_FOUND", ""),
