@@ -293,7 +293,7 @@ def draw(result: DemoResult, path: Path) -> None:
     )
     figure.supxlabel(
         "Demonstration: a tiny model on generated tasks, modelled energy, a stylised grid. "
-        "The saving includes the evaluator's own carbon.",
+        "The evaluator's own carbon is deducted from the saving.",
         fontsize=9,
         color="#555",
     )
