@@ -160,6 +160,8 @@ class GrpcServer:
         """
         if not self._draining:
             self._draining = True
+            # Without a delay, nothing that comes from here on could still be meant for this server.
+            self._closed = not self._config.drain_delay_seconds
             self._log.info("draining")
             await self._health.enter_graceful_shutdown()
             with suppress(TimeoutError):

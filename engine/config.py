@@ -15,7 +15,7 @@ class EngineConfig(ServiceConfig):
 
     model_config = SettingsConfigDict(env_prefix="PITH_ENGINE_")
 
-    listen: str = Field(default="127.0.0.1:7601", description="HOST:PORT, [IPV6]:PORT or unix:PATH.")
+    listen: str = Field(default="127.0.0.1:7500", description="HOST:PORT, [IPV6]:PORT or unix:PATH.")
     model_path: Path = Field(description="Hugging Face model directory: config, tokenizer, safetensors.")
     model_name: str = Field(default="", description="Name to serve it under; empty: the directory's.")
     device: Literal["cpu"] = Field(default="cpu", description="What decodes.")

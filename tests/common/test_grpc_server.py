@@ -452,7 +452,11 @@ async def test_a_large_message_reaches_the_handler_and_a_larger_one_is_refused(s
 async def test_a_drain_ends_calls_in_flight_and_refuses_new_ones(serve: Serve) -> None:
     entered, release = asyncio.Event(), asyncio.Event()
 
+    calls = 0
+
     async def say(request: Any, context: Any) -> Any:
+        nonlocal calls
+        calls += 1
         entered.set()
         await release.wait()
         return Note(text="done")
@@ -467,9 +471,10 @@ async def test_a_drain_ends_calls_in_flight_and_refuses_new_ones(serve: Serve) -
     drain = asyncio.create_task(served.server.drain())
     # The health watch ends, lest it hold the drain up.
     assert health_pb2.HealthCheckResponse.SERVING not in [status async for status in statuses]
-    refused = await served.failure(served.say(Note(), timeout=5))
-    # A call that crosses the closing of the port on its way is cancelled by gRPC itself.
-    assert refused.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    # The code is UNAVAILABLE, but for a call that crosses the closing of the port: gRPC cancels it, or leaves
+    # it to its deadline. None is served.
+    await served.failure(served.say(Note(), timeout=1))
+    assert calls == 1
     assert not drain.done() and not in_flight.done()
     release.set()
     assert (await in_flight).text == "done"
