@@ -32,7 +32,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from common.clock import Clock, clock_from_spec
 from deploy.day import DAY_SECONDS, TENANT, Outcome, Request, plan_day, serve_day
 from deploy.report import Bound, DemoResult, Evaluations, Event, as_json, as_tables, draw
-from deploy.stack import Stack, StackError
+from deploy.stack import Stack, StackError, cancel_on_sigterm
 from engine.demo.tasks import GRADERS, TASKS
 
 FOLDER = Path(".pith/demo")
@@ -56,6 +56,8 @@ def main() -> None:
     console = Console()
     try:
         result = asyncio.run(_run(arguments.requests, arguments.day_seconds, arguments.seed, console))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(130)
     except (StackError, grpc.aio.AioRpcError) as error:
         details = error.details() if isinstance(error, grpc.aio.AioRpcError) else error
         console.print(f"[red]The demo failed:[/] {details}")
@@ -69,6 +71,7 @@ def main() -> None:
 
 
 async def _run(requests: int, day_seconds: float, seed: int, console: Console) -> DemoResult:
+    cancel_on_sigterm()
     shutil.rmtree(FOLDER, ignore_errors=True)
     factor = DAY_SECONDS / day_seconds
     opening = datetime.now(UTC) + timedelta(seconds=OPENING_SECONDS)

@@ -157,6 +157,13 @@ class Stack:
         return f"the end of {self.log(name)}:\n" + "\n".join(lines)
 
 
+def cancel_on_sigterm() -> None:
+    """Has SIGTERM cancel the current task, so that a driver that is terminated stops its services as on Ctrl-C."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
