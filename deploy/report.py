@@ -184,15 +184,16 @@ def as_tables(result: DemoResult) -> list[Table]:
         off, on = of_task(result.baseline, task), of_task(result.pith, task)
         spent.add_row(task, *_spent(off, on))
         share = result.kept_share(task)
-        opened = [
-            f"{bound.directive} ≥ {bound.lower:.3f}" for bound in result.bounds if bound.task == task and bound.open
-        ]
+        # The one that was served most; the JSON has them all.
+        served = mix(on)
+        opened = [bound for bound in result.bounds if bound.task == task and bound.open]
+        best = max(opened, key=lambda bound: served.get(bound.directive, 0.0), default=None)
         kept.add_row(
             task,
             f"{accuracy(off):.1%} → {accuracy(on):.1%}",
             f"[{'red' if share < result.floors[task] else 'green'}]{share:.1%}[/]",
             f"{result.floors[task]:.0%}",
-            ", ".join(opened) or "none",
+            f"{best.directive} ≥ {best.lower:.3f}" if best else "none",
             _mix_text(on),
         )
     spent.add_section()
