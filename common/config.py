@@ -2,9 +2,11 @@
 
 import ipaddress
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -22,6 +24,8 @@ from common.clock import SystemClock, clock_from_spec
 
 MEBIBYTE = 1 << 20
 _UNIX = ("unix:", "unix-abstract:")
+# What Kubernetes adds to every container for a service that is called pith-router, say.
+_SERVICE_LINK = re.compile(r"SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?").fullmatch
 
 
 class ServiceConfig(BaseSettings):
@@ -135,8 +139,11 @@ Config = TypeVar("Config", bound=ServiceConfig)
 def load(cls: type[Config], **overrides: Any) -> Config:
     """The configuration from `overrides` (such as flags), the environment and the file, in that order.
 
-    What is wrong is printed on stderr, a line a field, and the process exits with code 2.
+    What is wrong is printed on stderr, a line a field, and the process exits with code 2. A variable of the service's
+    prefix that no field has is wrong too: a misspelt limit must not pass for one that is set.
     """
+    if unknown := _unknown_variables(cls):
+        _refuse(cls, unknown)
     try:
         return cls(**overrides)
     except ValidationError as error:
@@ -175,6 +182,19 @@ def is_loopback(listen: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _unknown_variables(cls: type[ServiceConfig]) -> list[str]:
+    prefix = str(cls.model_config["env_prefix"])
+    known = [name.upper() for name in (*cls.model_fields, "config")]
+    given = sorted(name[len(prefix) :] for name in os.environ if name.upper().startswith(prefix))
+    lines = []
+    for name in given:
+        if name.upper() not in known and not _SERVICE_LINK(name):
+            near = get_close_matches(name.upper(), known, n=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+            lines.append(f"{prefix}{name}: no such setting{hint}")
+    return lines
 
 
 def _line(cls: type[ServiceConfig], fault: Mapping[str, Any]) -> str:

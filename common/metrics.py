@@ -83,9 +83,12 @@ class Metrics:
         """Serves /metrics from a thread; returns the port, which 0 leaves to the system.
 
         Raises:
-            OSError: the port is taken.
+            OSError: the port is taken, or not ours to take.
         """
-        self._server = start_http_server(port, host, self.registry)
+        try:
+            self._server = start_http_server(port, host, self.registry)
+        except OSError as fault:
+            raise OSError(fault.errno, f"metrics_port {port}: {fault.strerror}") from None
         return self._server[0].server_port
 
     def close(self) -> None:

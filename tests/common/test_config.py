@@ -98,6 +98,20 @@ def test_a_faulty_file_is_refused(
     assert expected in line
 
 
+def test_a_misspelt_variable_is_refused_and_what_kubernetes_adds_is_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for added in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_GRPC", "PORT", "PORT_7400_TCP_ADDR"):
+        monkeypatch.setenv(f"PITH_SHOP_{added}", "10.0.0.7")
+    load(ShopConfig)
+    monkeypatch.setenv("PITH_SHOP_DRAIN_SECOND", "3")
+    monkeypatch.setenv("PITH_SHOP_QZX", "3")
+    assert refusal(capsys) == [
+        "ShopConfig: PITH_SHOP_DRAIN_SECOND: no such setting; did you mean PITH_SHOP_DRAIN_SECONDS?",
+        "ShopConfig: PITH_SHOP_QZX: no such setting",
+    ]
+
+
 def test_a_missing_file_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PITH_SHOP_CONFIG", "nowhere.toml")
     assert refusal(capsys) == ["ShopConfig: PITH_SHOP_CONFIG: no such file: nowhere.toml"]

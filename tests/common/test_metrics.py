@@ -46,7 +46,7 @@ def test_a_taken_port_is_an_error() -> None:
     first, second = Metrics("router"), Metrics("engine")
     port = first.serve(0)
     try:
-        with pytest.raises(OSError, match="in use"):
+        with pytest.raises(OSError, match=f"metrics_port {port}: .* in use"):
             second.serve(port)
     finally:
         first.close()
