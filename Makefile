@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup protos lint test demo serve clean
+.PHONY: setup protos lint test demo serve bench-engine clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,9 @@ demo: setup protos
 
 serve: setup protos
 	$(BIN)/python -m deploy.serve
+
+bench-engine: setup protos
+	$(BIN)/python -m tests.bench.engine --json tests/bench/results/engine-cpu-$$(date +%F).json
 
 clean:
 	rm -rf .venv .pith

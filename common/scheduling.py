@@ -33,7 +33,10 @@ class RunningRequest:
     """A request that runs, as far as scheduling needs to know it."""
 
     pending_tokens: int
-    """Tokens that are not in the cache yet: 1 while it decodes, more in prefill."""
+    """Tokens that are not in the cache yet: 1 while it decodes, more in prefill.
+
+    0 where it waits for an older one to compute what both begin with: it sits the step out.
+    """
     growth_blocks: int
     """Blocks that its next step needs beyond those that it holds."""
 
@@ -43,7 +46,10 @@ class QueuedRequest:
     """A request that waits, as far as scheduling needs to know it."""
 
     pending_tokens: int
-    """Tokens of its prompt, and of an answer begun before a preemption, that the cache does not hold."""
+    """Tokens of its prompt, and of an answer begun before a preemption, that the cache does not hold.
+
+    0 as in RunningRequest.
+    """
     blocks: int
     """Free blocks that it takes to hold all its tokens: all but those of its prefix that others use already."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 
 import structlog
@@ -24,7 +25,10 @@ def main() -> None:
     config = load(EngineConfig)
     configure("engine", config.log_level, config.log_format)
     try:
-        engine = Engine(config)
+        # A thread that ends gives the threads back that OpenMP made for it. Kept, they would compete with the decode
+        # loop's own for the processors, which then sleep between operators.
+        with ThreadPoolExecutor(max_workers=1) as loading:
+            engine = loading.submit(Engine, config).result()
     except ModelError as fault:
         sys.exit(f"engine: {fault}")
     try:

@@ -77,9 +77,11 @@ class ContinuousBatch:
         """Brings the running requests forward, and those of the waiting that can join: a token for each answer."""
         if not self._running:
             self._meter.idle()
+        self._catch_up()
+        to_come: set[bytes] = set()
         plan = plan_step(
-            [self._running_request(answer) for answer in self._running],
-            self._queued_requests(),
+            [self._running_request(answer, to_come) for answer in self._running],
+            self._queued_requests(to_come),
             self.allocator.free_blocks,
             lambda index: self.allocator.own_blocks(self._running[index].block_table),
             self._limits,
@@ -98,18 +100,50 @@ class ContinuousBatch:
             updates += self._prefill(prefilling)
         return updates
 
-    def _running_request(self, answer: Answer) -> RunningRequest:
-        growth_blocks = blocks_needed(len(answer.token_ids), self._backend.block_size) - len(answer.block_table)
-        return RunningRequest(answer.pending_tokens, growth_blocks)
+    def _catch_up(self) -> None:
+        """Prompts take over the blocks that others have computed for them since the last step."""
+        for answer in self._running:
+            first, apart = divmod(answer.context_tokens, self._backend.block_size)
+            if answer.pending_tokens == 1 or apart:
+                continue
+            found = self._cached_prefix(answer)[first:]
+            self.allocator.share(found)
+            self.allocator.free(answer.block_table[first : first + len(found)])
+            answer.block_table[first : first + len(found)] = found
+            answer.find((first + len(found)) * self._backend.block_size)
 
-    def _queued_requests(self) -> Iterator[QueuedRequest]:
+    def _running_request(self, answer: Answer, to_come: set[bytes]) -> RunningRequest:
+        growth_blocks = blocks_needed(len(answer.token_ids), self._backend.block_size) - len(answer.block_table)
+        waits = self._waits(answer, answer.context_tokens, to_come)
+        return RunningRequest(0 if waits else answer.pending_tokens, growth_blocks)
+
+    def _queued_requests(self, to_come: set[bytes]) -> Iterator[QueuedRequest]:
         for answer in self._waiting:
             prefix = self._cached_prefix(answer)
             used = len(prefix) - self.allocator.unused(prefix)
+            context_tokens = len(prefix) * self._backend.block_size
+            # Looking at the next one, the plan has admitted this one.
+            waits = self._waits(answer, context_tokens, to_come)
             yield QueuedRequest(
-                pending_tokens=len(answer.token_ids) - len(prefix) * self._backend.block_size,
+                pending_tokens=0 if waits else len(answer.token_ids) - context_tokens,
                 blocks=blocks_needed(len(answer.token_ids), self._backend.block_size) - used,
             )
+
+    def _waits(self, answer: Answer, context_tokens: int, to_come: set[bytes]) -> bool:
+        """Whether an older prompt is about to compute the block that this one needs next, so that it can be shared.
+
+        The oldest waits for none, and so each comes to its turn. Nobody else is held up by one that waits.
+
+        `to_come`: names of the blocks that older prompts are about to compute; those of this one join them.
+        """
+        block_size = self._backend.block_size
+        first, shareable = context_tokens // block_size, (len(answer.token_ids) - 1) // block_size
+        if first >= shareable:
+            return False
+        extend_block_keys(answer.block_keys, answer.token_ids, block_size)
+        waits = answer.block_keys[first] in to_come
+        to_come.update(answer.block_keys[first:])
+        return waits
 
     def _cached_prefix(self, answer: Answer) -> list[int]:
         """Blocks in the cache that an answer can begin with; its last token is always left to compute."""
@@ -124,6 +158,7 @@ class ContinuousBatch:
             self._decode_batch = None
             self._release(answer)
             self._waiting.appendleft(answer)
+            answer.preemptions += 1
             self.preemptions += 1
 
     def _admit(self, count: int) -> None:
@@ -135,10 +170,9 @@ class ContinuousBatch:
         for answer in joining:
             answer.block_table = self._cached_prefix(answer)
             self.allocator.share(answer.block_table)
-            answer.context_tokens = len(answer.block_table) * self._backend.block_size
+            answer.find(len(answer.block_table) * self._backend.block_size)
             if answer.admitted_seconds is None:
                 answer.admitted_seconds = now_seconds
-                answer.cached_tokens = min(answer.context_tokens, len(answer.request.prompt_token_ids))
         for answer in joining:
             self._grow(answer)
 
@@ -152,7 +186,7 @@ class ContinuousBatch:
     def _release(self, answer: Answer) -> None:
         self.allocator.free(answer.block_table)
         answer.block_table = []
-        answer.context_tokens = 0
+        answer.lose()
 
     def _decode(self, answers: list[Answer]) -> list[Update]:
         if self._decode_batch is None or self._decoding != answers:

@@ -34,7 +34,11 @@ class EngineConfig(ServiceConfig):
     )
     default_output_tokens: int = Field(default=256, ge=1, description="Limit of an answer that names none.")
     max_output_tokens: int = Field(default=2048, ge=1, description="Limit of any answer.")
-    kv_cache_bytes: int = Field(default=256 * MEBIBYTE, ge=1, description="Memory for the KV cache.")
+    kv_cache_bytes: int = Field(
+        default=256 * MEBIBYTE,
+        ge=1,
+        description="Memory for the KV cache, all of it taken at the start; more than there is, is refused.",
+    )
     delta_window_seconds: float = Field(
         default=0.03, ge=0, le=10, description="Time over which a stream's deltas are merged, after the first."
     )

@@ -9,21 +9,21 @@ from pith.engine.v1 import control_pb2, inference_pb2
 
 from common.energy.reading import EnergySource
 from common.errors import Violations, not_found
+from common.limits import (
+    MAX_ID_CHARACTERS,
+    MAX_LOGIT_BIASES,
+    MAX_LOGPROBS,
+    MAX_REPETITION_PENALTY,
+    MAX_SUPPRESSED_WORDS,
+    MAX_TEMPERATURE,
+    MIN_REPETITION_PENALTY,
+    check_stop,
+    check_suppressed_words,
+)
 from engine.engine import Load, ModelCard
 from engine.request import Finished
 from engine.sampling import SamplingParams, TokenLogprob
 from engine.stream import Delta
-
-MAX_STOP_STRINGS = 16
-MAX_STOP_CHARACTERS = 256
-MAX_REQUEST_ID_CHARACTERS = 128
-MAX_TEMPERATURE = 10.0
-MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 100.0
-"""Beyond them, logits would leave the range of their type."""
-MAX_LOGIT_BIASES = 4096
-MAX_SUPPRESSED_WORDS = 512
-MAX_SUPPRESSED_CHARACTERS = 64
-MAX_LOGPROBS = 20
 
 _ROLES = {text_pb2.ROLE_SYSTEM: "system", text_pb2.ROLE_USER: "user", text_pb2.ROLE_ASSISTANT: "assistant"}
 
@@ -62,13 +62,13 @@ def asked(request: inference_pb2.GenerateRequest, card: ModelCard, max_prompt_ch
         raise not_found("model", request.model)
     faults = Violations()
     faults.require(
-        len(request.request_id) <= MAX_REQUEST_ID_CHARACTERS,
+        len(request.request_id) <= MAX_ID_CHARACTERS,
         "request_id",
-        f"has {len(request.request_id)} characters; at most {MAX_REQUEST_ID_CHARACTERS}",
+        f"has {len(request.request_id)} characters; at most {MAX_ID_CHARACTERS}",
     )
     prompt = _prompt(request, card, max_prompt_characters, faults)
     _check_sampling(request.sampling, card.shape.vocab_size, faults)
-    _check_stop(request.limits.stop, faults)
+    check_stop(faults, "limits.stop", request.limits.stop)
     resumed_token_ids = _resumed_token_ids(request, card, faults)
     faults.raise_if_any()
     return Asked(
@@ -174,7 +174,10 @@ def _check_sampling(sampling: text_pb2.Sampling, vocabulary: int, faults: Violat
     if sampling.repetition_penalty != 0:
         within("repetition_penalty", sampling.repetition_penalty, MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY)
     within("logprobs", sampling.logprobs, 0, MAX_LOGPROBS)
-    _check_suppressed_words(sampling.suppressed_words, faults)
+    # A request's and its directive's.
+    check_suppressed_words(
+        faults, "sampling.suppressed_words", sampling.suppressed_words, most=2 * MAX_SUPPRESSED_WORDS
+    )
     biases, limit = len(sampling.logit_bias), min(vocabulary, MAX_LOGIT_BIASES)
     if not faults.require(biases <= limit, "sampling.logit_bias", f"has {biases} entries; at most {limit}"):
         return
@@ -182,28 +185,6 @@ def _check_sampling(sampling: text_pb2.Sampling, vocabulary: int, faults: Violat
         if token_id >= vocabulary or not math.isfinite(bias):
             faults.add("sampling.logit_bias", f"[{token_id}] is {bias}; finite, for ids below {vocabulary}")
             break
-
-
-def _check_stop(stop: Sequence[str], faults: Violations) -> None:
-    faults.require(len(stop) <= MAX_STOP_STRINGS, "limits.stop", f"has {len(stop)} strings; at most {MAX_STOP_STRINGS}")
-    for index, one in enumerate(stop[:MAX_STOP_STRINGS]):
-        faults.require(
-            0 < len(one) <= MAX_STOP_CHARACTERS,
-            f"limits.stop[{index}]",
-            f"has {len(one)} characters; from 1 to {MAX_STOP_CHARACTERS}",
-        )
-
-
-def _check_suppressed_words(words: Sequence[str], faults: Violations) -> None:
-    field = "sampling.suppressed_words"
-    faults.require(len(words) <= MAX_SUPPRESSED_WORDS, field, f"has {len(words)} words; at most {MAX_SUPPRESSED_WORDS}")
-    for index, word in enumerate(words[:MAX_SUPPRESSED_WORDS]):
-        faults.require(
-            0 < len(word) <= MAX_SUPPRESSED_CHARACTERS,
-            f"{field}[{index}]",
-            f"has {len(word)} characters; from 1 to {MAX_SUPPRESSED_CHARACTERS}",
-        )
-        faults.require(not word or bool(word.strip()), f"{field}[{index}]", "is blank; at least 1 visible character")
 
 
 def _resumed_token_ids(request: inference_pb2.GenerateRequest, card: ModelCard, faults: Violations) -> Sequence[int]:

@@ -2,10 +2,12 @@
 
 import asyncio
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from common.architecture.shape import ModelShape
 from common.energy.reading import EnergySource
@@ -16,7 +18,7 @@ from engine.batching import ContinuousBatch
 from engine.config import EngineConfig
 from engine.energy_counters import find_counter
 from engine.kv_cache import BLOCK_SIZE_TOKENS
-from engine.metering import ModelledMeter, choose_meter
+from engine.metering import ModelledMeter, choose_meter, with_resumed_part
 from engine.request import Finished, GenerationRequest, Update, replay
 from engine.sampling import SamplingParams
 from engine.stream import AnswerStream, Handover
@@ -24,8 +26,17 @@ from engine.tokenizer import Tokenizer
 from engine.weights import ModelError, model_digest, read_config, read_weights
 from engine.worker import Worker
 
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""Of Linux's control groups, version 2, as a container sees its own."""
 RETRY_AFTER_SECONDS = 1.0
 """What a caller is told when the queue is full: long enough for a batch to move on."""
+
+
+def memory_bytes(limit: Path = CGROUP_LIMIT) -> int:
+    """Memory of this machine, or of this container where `limit` says that it may have less."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    text = limit.read_text().strip() if limit.exists() else ""
+    return min(memory, int(text)) if text.isdigit() else memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +101,13 @@ class Engine:
                 directory,
                 f"kv_cache_bytes {config.kv_cache_bytes} is less than a block's {TorchCpuBackend.block_bytes(model)}",
             )
+        if config.kv_cache_bytes > (memory := memory_bytes()):
+            raise ModelError(
+                directory, f"kv_cache_bytes {config.kv_cache_bytes} is more than the memory there is, {memory} bytes"
+            )
         backend = TorchCpuBackend(model, read_weights(directory, model), blocks, config.threads)
-        meter = choose_meter(
-            find_counter(config.device),
-            ModelledMeter(model.shape, config.prices, backend.bytes_per_parameter, backend.bytes_per_kv),
-        )
+        modelled = ModelledMeter(model.shape, config.prices, backend.bytes_per_parameter, backend.bytes_per_kv)
+        meter = choose_meter(find_counter(config.device), modelled)
         try:
             backend.warm_up(config.max_batch)
         except FloatingPointError as fault:
@@ -117,6 +130,7 @@ class Engine:
             accepts_messages=tokenizer.accepts_messages,
         )
         self._blocks = blocks
+        self._modelled = modelled
         self._end_token_ids = model.end_token_ids
         self._batch = ContinuousBatch(backend, tokenizer, meter, limits, model.end_token_ids, time.monotonic)
         self._worker: Worker | None = None
@@ -243,7 +257,9 @@ class Engine:
     def _receive(self, updates: Sequence[Update]) -> None:
         for update in updates:
             if update.finished is not None:
+                # This engine's counters tell of its own work, its clients' accounts of the whole answer.
                 self._on_finished(update.finished)
+                update = replace(update, finished=with_resumed_part(update.finished, self._modelled))
             # The client may be gone while its last step was under way.
             if place := self._places.get(update.key):
                 place.stream.push(update)

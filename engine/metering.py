@@ -1,12 +1,14 @@
-"""Energy of the steps, shared among the sequences that each step served."""
+"""Energy of the steps, shared among the sequences that each step served; an estimate of what a lost engine spent."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from common.architecture.shape import ModelShape
-from common.energy.modelled import DevicePrices, Work, step_energy_joules
-from common.energy.reading import EnergySource
+from common.energy.modelled import DevicePrices, Work, request_energy_joules, step_energy_joules
+from common.energy.reading import Energy, EnergySource
 from engine.energy_counters import EnergyCounter
+from engine.request import Finished
 
 
 class Meter(Protocol):
@@ -49,6 +51,12 @@ class ModelledMeter:
 
     def step(self, work: Sequence[Work]) -> Sequence[float]:
         return step_energy_joules(self._shape, self._prices, work, self._bytes_per_parameter, self._bytes_per_kv)
+
+    def alone_joules(self, prompt_tokens: int, output_tokens: int) -> float:
+        """Joules of an answer that shares its steps with no other; both counts are at least 1."""
+        return request_energy_joules(
+            self._shape, self._prices, prompt_tokens, output_tokens, self._bytes_per_parameter, self._bytes_per_kv
+        )
 
 
 class CountedMeter:
@@ -97,3 +105,29 @@ class CountedMeter:
 def choose_meter(counter: EnergyCounter | None, model: ModelledMeter) -> Meter:
     """The strongest claim that this machine allows: its counter where it has one, else the model."""
     return model if counter is None else CountedMeter(counter, model)
+
+
+def with_resumed_part(own: Finished, model: ModelledMeter) -> Finished:
+    """The account of a whole answer, from that of the part which was decoded here.
+
+    What the part before took died with its engine. The model says how the two parts compare where each runs alone; what
+    this part took, in its batch and on this device, is scaled by that. The part before counts once, whether one engine
+    or several made it, and without what an engine had decoded but not sent.
+
+    Where nothing was decoded here there is no rate to go by: the part before is taken to have run alone, and its time
+    on the device is left out.
+    """
+    if not own.resumed_tokens:
+        return own
+    energy, own_tokens = own.energy, own.output_tokens - own.resumed_tokens
+    resumed_joules = model.alone_joules(own.prompt_tokens, own.resumed_tokens)
+    if not own_tokens:
+        return replace(own, energy=energy and energy + Energy(resumed_joules, EnergySource.MODELLED))
+    own_joules = model.alone_joules(own.prompt_tokens + own.resumed_tokens, own_tokens)
+    # Prices may all be 0.
+    share = 1 + (resumed_joules / own_joules if own_joules else own.resumed_tokens / own_tokens)
+    return replace(
+        own,
+        energy=energy and Energy(energy.joules * share, EnergySource.MODELLED),
+        busy_seconds=own.busy_seconds * share,
+    )

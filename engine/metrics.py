@@ -16,6 +16,9 @@ class EngineMetrics:
         self._answers = metrics.counter("finished", "Answers by how they ended.", unit="answers", labels=("reason",))
         self._prompt = metrics.counter("prompt", "Prompt tokens of finished answers.", unit="tokens")
         self._cached = metrics.counter("cached", "Prompt tokens that the cache had already.", unit="tokens")
+        self._preempted = metrics.counter(
+            "preempted", "Times that finished answers had given their blocks back.", unit="answers"
+        )
         self._output = metrics.counter("output", "Output tokens of finished answers.", unit="tokens")
         self._energy = metrics.counter(
             "energy", "Energy of finished answers, where known.", unit="joules", labels=("source",)
@@ -37,6 +40,7 @@ class EngineMetrics:
         self._answers.labels(finished.reason).inc()
         self._prompt.inc(finished.prompt_tokens)
         self._cached.inc(finished.cached_tokens)
+        self._preempted.inc(finished.preemptions)
         own_tokens = finished.output_tokens - finished.resumed_tokens
         self._output.inc(own_tokens)
         self._queue.observe(finished.queue_seconds)

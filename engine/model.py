@@ -12,6 +12,11 @@ from torch.nn import functional
 
 from common.architecture.shape import ModelShape
 
+PACKED_ELEMENTS = 1 << 18
+"""From this size on, a matrix is packed: in smaller ones the call itself costs more than the packing saves."""
+
+_packed_linear: Callable[..., torch.Tensor] = torch.ops.mkldnn._linear_pointwise.default
+
 Attend = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
 """(layer, queries [tokens, heads, head_dim], keys and values [tokens, 2, kv_heads, head_dim]) → as the queries.
 
@@ -154,13 +159,49 @@ def rope_frequencies(config: ModelConfig) -> torch.Tensor:
     return kept * frequencies + (1 - kept) * frequencies / scaling.factor
 
 
+class Projection:
+    """A matrix that rows are multiplied by. A large one is laid out by oneDNN for this processor's vector units.
+
+    On two cores with AVX-512 a matrix so packed multiplies one row 1.4 times, and 16 rows 2.5 times as fast.
+    """
+
+    def __init__(self, matrix: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        """matrix: [in, out]; bias: [out]."""
+        # torch may have been built without oneDNN; the operators below are not there then.
+        self._packed = matrix.numel() >= PACKED_ELEMENTS and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        self._matrix = torch.ops.mkldnn._reorder_linear_weight.default(matrix.t()) if self._packed else matrix
+        self._bias = bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x: [rows, in]; returns [rows, out]."""
+        if self._packed:
+            return _packed_linear(x, self._matrix, self._bias, "none", [], "")
+        return x @ self._matrix if self._bias is None else torch.addmm(self._bias, x, self._matrix)
+
+
+class _Layer:
+    """A decoder layer as `Llama.forward` runs it."""
+
+    def __init__(self, weights: LayerWeights) -> None:
+        self.attention_norm = weights.attention_norm
+        self.qkv = Projection(weights.qkv, weights.qkv_bias)
+        self.qk_norm = weights.qk_norm
+        self.attention_output = Projection(weights.attention_output)
+        self.feed_forward_norm = weights.feed_forward_norm
+        self.gate_up = Projection(weights.gate_up)
+        self.down = Projection(weights.down)
+
+
 class Llama:
     """A decoder ready to run. Stateless between calls: keys and values are kept by whoever attends."""
 
     def __init__(self, config: ModelConfig, weights: Weights, context_tokens: int) -> None:
-        """`context_tokens`: positions to prepare rotations for."""
+        """`context_tokens`: positions to prepare rotations for. Keeps copies of the matrices, not `weights`."""
         self.config = config
-        self.weights = weights
+        self._embedding = weights.embedding
+        self._layers = [_Layer(layer) for layer in weights.layers]
+        self._norm = weights.norm
+        self._head = Projection(weights.head)
         # In float32, as the checkpoints were trained: over a long context the rounding of the angles tells.
         angle = torch.outer(torch.arange(context_tokens).float(), rope_frequencies(config))  # [positions, head_dim / 2]
         self._cos = torch.cat([angle.cos(), angle.cos()], dim=-1)
@@ -177,23 +218,22 @@ class Llama:
         shape, epsilon = self.config.shape, self.config.rms_norm_epsilon
         cos, sin = self._cos[positions, None], self._sin[positions, None]  # [tokens, 1, head_dim]
         rotated = shape.heads + shape.kv_heads
-        hidden = self.weights.embedding[token_ids]  # [tokens, hidden]
-        for index, layer in enumerate(self.weights.layers):
-            normed = _rms_norm(hidden, layer.attention_norm, epsilon)
-            projected = normed @ layer.qkv if layer.qkv_bias is None else torch.addmm(layer.qkv_bias, normed, layer.qkv)
-            qkv = projected.view(-1, rotated + shape.kv_heads, shape.head_dim)
+        hidden = self._embedding[token_ids]  # [tokens, hidden]
+        for index, layer in enumerate(self._layers):
+            qkv = layer.qkv(_rms_norm(hidden, layer.attention_norm, epsilon))
+            qkv = qkv.view(-1, rotated + shape.kv_heads, shape.head_dim)
             if layer.qk_norm is not None:
                 heads = qkv[:, :rotated]
                 torch.mul(functional.rms_norm(heads, (shape.head_dim,), eps=epsilon), layer.qk_norm, out=heads)
             _rotate(qkv[:, :rotated], cos, sin)
             keys_values = qkv[:, shape.heads :].view(-1, 2, shape.kv_heads, shape.head_dim)
             attended = attend(index, qkv[:, : shape.heads], keys_values)
-            hidden = torch.addmm(hidden, attended.reshape(-1, shape.query_size), layer.attention_output)
-            gate, up = (_rms_norm(hidden, layer.feed_forward_norm, epsilon) @ layer.gate_up).chunk(2, dim=-1)
-            hidden = torch.addmm(hidden, functional.silu(gate).mul_(up), layer.down)
+            hidden = hidden + layer.attention_output(attended.reshape(-1, shape.query_size))
+            gate, up = layer.gate_up(_rms_norm(hidden, layer.feed_forward_norm, epsilon)).chunk(2, dim=-1)
+            hidden = hidden + layer.down(functional.silu(gate).mul_(up))
         if last is not None:
             hidden = hidden[last]
-        return _rms_norm(hidden, self.weights.norm, epsilon) @ self.weights.head
+        return self._head(_rms_norm(hidden, self._norm, epsilon))
 
 
 def _rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:

@@ -46,7 +46,7 @@ class Finished:
     """The stop string that was reached, else empty."""
     prompt_tokens: int
     cached_tokens: int
-    """Of the prompt's, those whose keys and values an earlier request had left in the cache."""
+    """Of the prompt's, those whose keys and values another request had brought to the cache."""
     output_tokens: int
     """Of the whole answer, also of what it was resumed from; with the end token, which costs a step like any other."""
     queue_seconds: float
@@ -58,6 +58,8 @@ class Finished:
     energy: Energy | None
     resumed_tokens: int = 0
     """Of the output tokens, those that another engine made."""
+    preemptions: int = 0
+    """How often it gave its blocks back to older answers, to be computed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,9 @@ class Answer:
         self.context_tokens = 0
         """How many of `token_ids`, from the first, have their keys and values in `block_table`."""
         self.cached_tokens = 0
+        """Tokens of the prompt that were in the cache when this answer first came to them."""
+        self._reached_tokens = 0
+        self.preemptions = 0
         self.admitted_seconds: float | None = None
         self.busy_seconds = 0.0
         self.joules: float | None = 0.0
@@ -145,6 +150,17 @@ class Answer:
     def pending_tokens(self) -> int:
         """Tokens to bring to the cache before the next one can be chosen: 1 while decoding, more in prefill."""
         return len(self.token_ids) - self.context_tokens
+
+    def find(self, context_tokens: int) -> None:
+        """The first `context_tokens` are in the cache, of which another answer computed those beyond its own."""
+        reached = max(self._reached_tokens, self.context_tokens)
+        self.cached_tokens += max(0, min(context_tokens, len(self.request.prompt_token_ids)) - reached)
+        self.context_tokens = context_tokens
+
+    def lose(self) -> None:
+        """Nothing is in the cache any more."""
+        self._reached_tokens = max(self._reached_tokens, self.context_tokens)
+        self.context_tokens = 0
 
     def take(
         self, token_id: int, end_token_ids: frozenset[int], now_seconds: float
@@ -202,6 +218,7 @@ class Answer:
             busy_seconds=self.busy_seconds,
             energy=None if self.joules is None else Energy(self.joules, source),
             resumed_tokens=len(request.resumed_token_ids),
+            preemptions=self.preemptions,
         )
 
 
@@ -236,8 +253,6 @@ def replay(
     if reason is None:
         return None
     finished = replace(
-        answer.finished(reason, stop, source, request.arrived_seconds),
-        energy=None,
-        resumed_tokens=len(request.resumed_token_ids),
+        answer.finished(reason, stop, source, request.arrived_seconds), resumed_tokens=len(request.resumed_token_ids)
     )
     return Update(request.key, encoded[delivered_bytes:].decode(), (), finished)

@@ -227,26 +227,60 @@ def _draw(logits: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
 
 
 def _draw_limited(logits: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
-    """One draw a row among the tokens that top-k, top-p and min-p leave, by inversion from the most likely down."""
+    """One draw a row among the tokens that top-k, top-p and min-p leave.
+
+    By inversion from the most likely down; where more are left than the candidates hold, in the order of the ids: a
+    whole vocabulary would take longer to sort than all the rest of sampling.
+    """
     probabilities = _probabilities(logits, batch)
     likely, token_ids = probabilities.topk(min(CANDIDATES, logits.shape[-1]))
-    # Sorting a whole vocabulary costs more than the rest of sampling: only rows that need more candidates pay for it.
     top_p_within = (batch.top_p < 1) & (likely.sum(dim=-1).numpy() >= batch.top_p)
     min_p_within = (likely[:, -1] < likely[:, 0] * torch.from_numpy(batch.min_p)).numpy()
     # Of a larger top-k, top-p needs the whole sum.
     enough = np.where(batch.top_k > 0, batch.top_k <= CANDIDATES, top_p_within | min_p_within)
     chosen = torch.empty(len(enough), dtype=torch.int64)
-    for index, whole in ((np.flatnonzero(enough), False), (np.flatnonzero(~enough), True)):
-        if len(index):
-            rows = torch.from_numpy(index)
-            ordered, ids = (
-                probabilities[rows].sort(dim=-1, descending=True, stable=True)
-                if whole
-                else (likely[rows], token_ids[rows])
-            )
-            position = _invert(_limit(ordered, batch.rows(index)), batch.rows(index))
-            chosen[rows] = ids.gather(-1, position[:, None])[:, 0]
+    if len(index := np.flatnonzero(enough)):
+        position = _invert(_limit(likely[index], batch.rows(index)), batch.rows(index))
+        chosen[index] = token_ids[index].gather(-1, position[:, None])[:, 0]
+    if len(index := np.flatnonzero(~enough)):
+        left = probabilities[index]
+        for row, own in zip(left.numpy(), index, strict=True):
+            row *= _kept(row, int(batch.top_k[own]), float(batch.top_p[own]), float(batch.min_p[own]))
+        chosen[index] = _invert(left, batch.rows(index))
     return chosen
+
+
+def _kept(probabilities: npt.NDArray[np.float64], top_k: int, top_p: float, min_p: float) -> npt.NDArray[np.bool_]:
+    """Which tokens [vocabulary] top-k, then top-p, then min-p leave; of equals, those with the lowest ids."""
+    least, equals, likely, total = 0.0, len(probabilities), probabilities, 1.0
+    if 0 < top_k < len(probabilities):
+        likely = np.partition(probabilities, -top_k)[-top_k:]
+        least, equals = likely[0], int(np.count_nonzero(likely == likely[0]))
+        total = likely.sum()
+    if top_p < 1:
+        least, equals = _nucleus_end(likely, top_p * total)
+    kept: npt.NDArray[np.bool_] = probabilities >= max(least, probabilities.max() * min_p)
+    kept[np.flatnonzero(probabilities == least)[equals:]] = False
+    return kept
+
+
+def _nucleus_end(probabilities: npt.NDArray[np.float64], mass: float) -> tuple[float, int]:
+    """The least of the most likely that together first reach `mass`, and how many of its equals are among them.
+
+    Looks for it as quickselect does: each round leaves out the part, above or below a pivot, that it is not in.
+    """
+    while len(probabilities) > CANDIDATES:
+        pivot = np.median(probabilities[:: len(probabilities) // CANDIDATES])
+        above = probabilities > pivot
+        mass_above = float(probabilities @ above)
+        beyond = mass_above < mass
+        if not (above if beyond else ~above).any():
+            break
+        probabilities = probabilities[~above] if beyond else probabilities[above]
+        mass -= mass_above if beyond else 0.0
+    falling = np.sort(probabilities)[::-1]
+    last = min(int(np.searchsorted(falling.cumsum(), mass)), len(falling) - 1)
+    return falling[last], int(np.count_nonzero(falling[: last + 1] == falling[last]))
 
 
 def _limit(ordered: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:

@@ -39,6 +39,7 @@ class Tokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
         except Exception as fault:  # the library raises bare Exception
             raise ModelError(file, f"not a tokenizer ({fault})") from None
+        self._within_text = _without_first_space(self._tokenizer, serialised)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         highest = max(self._tokenizer.get_vocab().values(), default=-1)
@@ -85,10 +86,14 @@ class Tokenizer:
             text = self._template.render(messages=quoted, add_generation_prompt=True, **self._special_tokens)
         except Exception as fault:  # a template is a program: it can raise whatever its expressions raise
             raise TemplateRejectedError(str(fault)) from None
-        pieces = text.split(cut)
-        return [
-            token_id for piece in pieces for token_id in self._tokenizer.encode(piece, add_special_tokens=False).ids
-        ]
+        first, *others = text.split(cut)
+        token_ids: list[int] = self._tokenizer.encode(first, add_special_tokens=False).ids
+        for piece in others:
+            special = self._special_start.search(piece)
+            end = len(piece) if special is None else special.start()
+            token_ids += self._within_text.encode(piece[:end], add_special_tokens=False).ids
+            token_ids += self._tokenizer.encode(piece[end:], add_special_tokens=False).ids
+        return token_ids
 
     def suppression(self, words: Sequence[str]) -> Suppression:
         """How an answer avoids these words."""
@@ -100,6 +105,26 @@ class Tokenizer:
 
     def detokenizer(self) -> "Detokenizer":
         return Detokenizer(self._token_bytes, self._strips_first_space)
+
+
+def _without_first_space(tokenizer: tokenizers.Tokenizer, serialised: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """One for text that goes on in the middle: SentencePiece's kind puts a space before each text that it is given."""
+    changed = {part: _unprefixed(serialised.get(part)) for part in ("normalizer", "pre_tokenizer")}
+    if all(serialised.get(part) == own for part, own in changed.items()):
+        return tokenizer
+    return tokenizers.Tokenizer.from_str(json.dumps({**serialised, **changed, "truncation": None, "padding": None}))
+
+
+def _unprefixed(part: Any) -> Any:
+    """A normaliser or pre-tokeniser, as serialised, without what puts a space in front."""
+    if isinstance(part, list):
+        return [own for own in map(_unprefixed, part) if own is not None]
+    if not isinstance(part, dict):
+        return part
+    if part.get("type") == "Prepend":
+        return None
+    never = {"prepend_scheme": "never", "add_prefix_space": False}
+    return {name: never.get(name, _unprefixed(value)) for name, value in part.items()}
 
 
 def _absent_character(messages: Sequence[Mapping[str, str]]) -> str:

@@ -110,7 +110,7 @@ class Router:
         config, clock, keeper, database = self._config, self._clock, self._keeper, self._database
         limits = RequestLimits(config.max_messages, config.max_prompt_characters)
         accountant = Accountant(self.ledger, costs, self._intensities, config.carbon, clock, self.metrics)
-        dispatcher = Dispatcher(self._engines, config.stall_seconds)
+        dispatcher = Dispatcher(self._engines, config.stall_seconds, self.metrics)
         self.server.add(
             GenerationService(
                 keeper, self._engines, dispatcher, answers, accountant, clock, limits, config.default_model

@@ -41,6 +41,7 @@ class Answered:
     model: str
     """Name and digest of the model that answered, as cells have it."""
     engine: str
+    """That began the answer; it need not have ended it."""
     seed: int
     finished: inference_pb2.Finished
     started_at: datetime

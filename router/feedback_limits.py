@@ -11,9 +11,10 @@ from typing import TypeVar
 from pith.router.v1 import feedback_pb2
 
 from common.errors import Violations
+from common.limits import MAX_ID_CHARACTERS
 from router import convert
 from router.directives.levels import L0
-from router.limits import MAX_DIRECTIVES, MAX_ID_CHARACTERS, MAX_REVISION, check_directives, check_name, check_text
+from router.limits import MAX_DIRECTIVES, MAX_REVISION, check_directives, check_name, check_text
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -68,7 +68,8 @@ class GenerationService:
     """pith.router.v1.Generation.
 
     The engine is chosen before the directive: a bound speaks of one model with one digest, and engines may differ in
-    theirs. So the decision is made for the engine that is about to be called, and anew for one that takes over.
+    theirs. So the decision is made for the engine that is about to be called, anew for one that takes over before the
+    answer has begun, and never after that: who goes on with an answer has the same digest.
 
     Args:
         rng: Draws seeds and the ids of requests that came without.
@@ -162,10 +163,10 @@ class GenerationService:
         opened: Opened | None = None
         deltas: list[bytes] = []
         try:
-            async with aclosing(self._dispatcher.stream(model, prepare, caller.remaining_seconds)) as events:
+            stream = self._dispatcher.stream(model, prepare, caller.remaining_seconds, deltas)
+            async with aclosing(stream) as events:
                 async for event in events:
                     if isinstance(event, bytes):
-                        deltas.append(event)
                         yield event
                     elif isinstance(event, Opened):
                         opened = event

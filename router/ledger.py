@@ -56,6 +56,7 @@ class LedgerEntry:
     embodied_grams: float | None
     intensity: Intensity | None
     engine: str
+    """That began the answer."""
     seed: int
     finish_reason: str
     started_at: datetime

@@ -10,16 +10,12 @@ from google.protobuf.message import Message
 from pith.router.v1 import policies_pb2
 
 from common.errors import Violations
+from common.limits import MAX_ID_CHARACTERS, check_stop, check_suppressed_words
 from common.quality.graders import GRADERS
 from router.directives.levels import L0, MAX_TEXT_CHARACTERS, NAME_PATTERN
 
 MAX_OUTPUT_TOKENS = 1_000_000
 MAX_HISTORY_MESSAGES = 10_000
-MAX_STOPS = 16
-MAX_STOP_CHARACTERS = 256
-MAX_SUPPRESSED_WORDS = 256
-MAX_SUPPRESSED_CHARACTERS = 64
-MAX_ID_CHARACTERS = 128
 MAX_DIRECTIVES = 32
 MAX_HOLDBACK_SHARE = 0.5
 MAX_BOUND_AGE_SECONDS = 366 * 24 * 3600
@@ -36,10 +32,8 @@ def check_directive(faults: Violations, message: policies_pb2.Directive) -> None
     _check_enum(faults, "directive", message, "placement")
     _check_whole(faults, "directive.max_output_tokens", message.max_output_tokens, MAX_OUTPUT_TOKENS)
     _check_whole(faults, "directive.history_messages", message.history_messages, MAX_HISTORY_MESSAGES)
-    _check_strings(faults, "directive.stop", message.stop, MAX_STOPS, MAX_STOP_CHARACTERS)
-    _check_strings(
-        faults, "directive.suppressed_words", message.suppressed_words, MAX_SUPPRESSED_WORDS, MAX_SUPPRESSED_CHARACTERS
-    )
+    check_stop(faults, "directive.stop", message.stop)
+    check_suppressed_words(faults, "directive.suppressed_words", message.suppressed_words)
 
 
 def check_policy(faults: Violations, message: policies_pb2.Policy, known: Collection[str]) -> None:
@@ -109,15 +103,6 @@ def _check_enum(faults: Violations, prefix: str, message: Message, field: str) -
     known = enum.values_by_number
     names = ", ".join(known[number].name for number in sorted(known) if number)
     faults.require(value in known, f"{prefix}.{field}", f"is {value}; must be one of {names}")
-
-
-def _check_strings(faults: Violations, field: str, values: Sequence[str], most: int, longest: int) -> None:
-    if not faults.require(len(values) <= most, field, f"has {len(values):,} entries; at most {most}"):
-        return
-    for index, value in enumerate(values):
-        faults.require(value != "", f"{field}[{index}]", "is empty")
-        size = len(value)
-        faults.require(size <= longest, f"{field}[{index}]", f"has {size:,} characters; at most {longest}")
 
 
 def _clipped(text: str) -> str:

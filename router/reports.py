@@ -14,11 +14,12 @@ from common.auth import Role
 from common.clock import Clock
 from common.errors import Violations
 from common.grpc_server import Context
+from common.limits import MAX_ID_CHARACTERS
 from common.quality.estimates import QualityBound
 from router import convert, pagination
 from router.counterfactual import estimate
 from router.fleet.view import EngineView
-from router.limits import MAX_ID_CHARACTERS, check_text
+from router.limits import check_text
 from router.openings import allowing, is_open
 from router.snapshot import SnapshotKeeper
 from router.store.database import Database

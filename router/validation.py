@@ -10,16 +10,19 @@ from pith.common.v1 import text_pb2
 from pith.router.v1 import generation_pb2
 
 from common.errors import Violations
+from common.limits import (
+    MAX_ID_CHARACTERS,
+    MAX_LOGIT_BIASES,
+    MAX_LOGPROBS,
+    MAX_REPETITION_PENALTY,
+    MAX_TEMPERATURE,
+    MIN_REPETITION_PENALTY,
+    check_stop,
+    check_suppressed_words,
+)
 from router.directives.levels import NAME_PATTERN
 
-MAX_ID_CHARACTERS = 128
 MAX_REFERENCE_CHARACTERS = 8_192
-MAX_STOPS = 16
-MAX_STOP_CHARACTERS = 256
-MAX_SUPPRESSED_WORDS = 256
-MAX_SUPPRESSED_CHARACTERS = 64
-MAX_BIASES = 1_024
-MAX_TEMPERATURE = 10.0
 
 _ROLES = {text_pb2.ROLE_SYSTEM, text_pb2.ROLE_USER, text_pb2.ROLE_ASSISTANT}
 
@@ -44,7 +47,7 @@ def check(request: generation_pb2.GenerateRequest, limits: RequestLimits, *, mes
     if request.messages or messages_needed:
         _check_messages(faults, request.messages, limits)
     _check_sampling(faults, request.sampling)
-    _check_limits(faults, request.limits)
+    check_stop(faults, "limits.stop", request.limits.stop)
     if request.HasField("floor"):
         faults.require(0 < request.floor <= 1, "floor", f"is {request.floor:g}; must be above 0 and at most 1")
     faults.require(
@@ -107,31 +110,22 @@ def _check_sampling(faults: Violations, sampling: text_pb2.Sampling) -> None:
         ("temperature", 0.0, MAX_TEMPERATURE),
         ("top_p", 0.0, 1.0),
         ("min_p", 0.0, 1.0),
-        ("repetition_penalty", 0.0, math.inf),
+        ("repetition_penalty", MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY),
+        ("logprobs", 0, MAX_LOGPROBS),
     ):
         value = getattr(sampling, name)
         field = f"sampling.{name}"
         if not math.isfinite(value):
             faults.add(field, f"is {value}; must be a finite number")
-        elif not lowest <= value <= highest:
-            limit = f"in [{lowest:g}, {highest:g}]" if math.isfinite(highest) else f"at least {lowest:g}"
-            faults.add(field, f"is {value:g}; must be {limit}")
+        # 0 stands for the default, whatever the least value is.
+        elif value != 0 and not lowest <= value <= highest:
+            faults.add(field, f"is {value:g}; must be in [{lowest:g}, {highest:g}]")
     biases = sampling.logit_bias
-    if faults.require(len(biases) <= MAX_BIASES, "sampling.logit_bias", f"has {len(biases):,}; at most {MAX_BIASES:,}"):
+    if faults.require(
+        len(biases) <= MAX_LOGIT_BIASES,
+        "sampling.logit_bias",
+        f"has {len(biases):,}; at most {MAX_LOGIT_BIASES:,}, and no more than the vocabulary has tokens",
+    ):
         for token, bias in biases.items():
             faults.require(math.isfinite(bias), f"sampling.logit_bias[{token}]", f"is {bias}; must be a finite number")
-    _check_strings(
-        faults, "sampling.suppressed_words", sampling.suppressed_words, MAX_SUPPRESSED_WORDS, MAX_SUPPRESSED_CHARACTERS
-    )
-
-
-def _check_limits(faults: Violations, limits: text_pb2.Limits) -> None:
-    _check_strings(faults, "limits.stop", limits.stop, MAX_STOPS, MAX_STOP_CHARACTERS)
-
-
-def _check_strings(faults: Violations, field: str, values: Sequence[str], most: int, longest: int) -> None:
-    if not faults.require(len(values) <= most, field, f"has {len(values):,}; at most {most}"):
-        return
-    for index, value in enumerate(values):
-        faults.require(value != "", f"{field}[{index}]", "is empty")
-        faults.require(len(value) <= longest, f"{field}[{index}]", f"has {len(value):,} characters; at most {longest}")
+    check_suppressed_words(faults, "sampling.suppressed_words", sampling.suppressed_words)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
+from common.limits import MAX_STOP_STRINGS
 from router.directives.levels import Directive, Placement
-
-MAX_STOPS: Final = 16
-"""Of a request, by the contract."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,7 @@ def apply(
         turns=tuple(placed),
         max_output_tokens=min(caps, default=0),
         # The request's own come first, so that what does not fit is the directive's.
-        stop=_union(stop, directive.stop)[:MAX_STOPS],
+        stop=_union(stop, directive.stop)[:MAX_STOP_STRINGS],
         suppressed_words=_union(suppressed_words, directive.suppressed_words),
     )
 

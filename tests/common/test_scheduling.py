@@ -43,6 +43,12 @@ def test_admission(queue: list[tuple[int, int]], running: int, free_blocks: int,
     assert (plan.preempted, plan.admitted) == (0, admitted)
 
 
+def test_one_that_waits_for_anothers_blocks_joins_and_leaves_the_step_to_others() -> None:
+    queue = [QueuedRequest(0, 5), QueuedRequest(400, 5)]
+    plan = plan_step([RunningRequest(1, 0), RunningRequest(0, 0)], queue, 30, lambda index: 0, LIMITS)
+    assert (plan.admitted, plan.new_tokens) == (2, (1, 0, 0, 99))
+
+
 @pytest.mark.parametrize(
     ("growth", "own", "free_blocks", "preempted"),
     [
@@ -76,6 +82,9 @@ def test_preemption(growth: list[int], own: list[int], free_blocks: int, preempt
         # Among equals, the oldest.
         ([400, 400, 30], [70, 0, 30]),
         ([400, 60, 60], [50, 50, 0]),
+        # One that waits for another's blocks brings none, whatever its age.
+        ([1, 0, 400, 0], [1, 0, 99, 0]),
+        ([0], [0]),
     ],
 )
 def test_shares(pending: list[int], shares: list[int]) -> None:

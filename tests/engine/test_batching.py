@@ -33,11 +33,12 @@ def next_token(tokens: Sequence[int], seed: int, index: int) -> int:
 class RecordingBackend:
     """Keeps token ids where a model would keep keys and values."""
 
-    name, device, blocks, block_size, bytes_per_parameter, bytes_per_kv = "fake", "none", BLOCKS, BLOCK_SIZE, 4, 4
+    name, device, block_size, bytes_per_parameter, bytes_per_kv = "fake", "none", BLOCK_SIZE, 4, 4
 
-    def __init__(self) -> None:
+    def __init__(self, blocks: int = BLOCKS) -> None:
+        self.blocks = blocks
         self.tokens = 0
-        self.cache = np.full((BLOCKS, BLOCK_SIZE), -1, np.int64)
+        self.cache = np.full((blocks, BLOCK_SIZE), -1, np.int64)
         self.fails = False
 
     def _answer(self, table: npt.NDArray[np.int64], new: Sequence[int], context: int, seed: int, index: int) -> int:
@@ -217,7 +218,8 @@ class Batching(RuleBasedStateMachine):
     def ended(self, finished: Finished | None, reason: FinishReason, key: int) -> None:
         assert finished is not None and finished.reason == reason
         assert finished.output_tokens == len(self.token_ids[key])
-        assert finished.cached_tokens % BLOCK_SIZE == 0
+        # Preempted in the middle of a block, an answer may find the rest of that block computed by another.
+        assert finished.cached_tokens % BLOCK_SIZE == 0 or self.batch.preemptions
         assert finished.cached_tokens < finished.prompt_tokens
         # A joule for each token that was processed: all but the last and the cached, some twice after a preemption.
         processed = finished.prompt_tokens - finished.cached_tokens + finished.output_tokens - 1
@@ -237,13 +239,15 @@ TestBatching = Batching.TestCase
 TestBatching.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
-def batch_of(backend: RecordingBackend, meter: SharesEqually | None = None) -> ContinuousBatch:
+def batch_of(
+    backend: RecordingBackend, meter: SharesEqually | None = None, limits: SchedulingLimits = LIMITS
+) -> ContinuousBatch:
     tokenizer = Tokens()
     return ContinuousBatch(
         backend,
         tokenizer,  # type: ignore[arg-type]
         meter or SharesEqually(),
-        LIMITS,
+        limits,
         frozenset(),
         Ticks(),
     )
@@ -255,7 +259,7 @@ def request(key: int, prompt: Sequence[int], max_output_tokens: int) -> Generati
 
 def run(batch: ContinuousBatch) -> dict[int, Finished]:
     """Steps until all is done."""
-    finished = {}
+    finished: dict[int, Finished] = {}
     while batch.running or batch.waiting:
         finished |= {update.key: update.finished for update in batch.step() if update.finished}
     return finished
@@ -287,20 +291,85 @@ def test_requests_that_run_together_share_the_blocks_of_their_beginning() -> Non
     assert batch.allocator.free_blocks == free_blocks - 1
 
 
+MANY = SchedulingLimits(max_batch=8, max_step_tokens=10)
+
+
+def test_of_prompts_that_come_at_once_one_computes_what_they_share() -> None:
+    backend = RecordingBackend(blocks=80)
+    batch = batch_of(backend, limits=MANY)
+    prompt = [*range(1, 34)]
+    for key in range(7):
+        batch.submit(request(key, prompt, 4))
+    batch.submit(request(7, [*range(1, 19), 49], 4))
+    firsts: dict[int, int] = {}
+    finished: dict[int, Finished] = {}
+    tokens: dict[int, tuple[int, ...]] = dict.fromkeys(range(8), ())
+    steps = 0
+    while batch.running or batch.waiting:
+        steps += 1
+        for update in batch.step():
+            firsts.setdefault(update.key, steps)
+            tokens[update.key] += update.token_ids
+            finished |= {update.key: update.finished} if update.finished else {}
+    # Eight blocks of four; the last token, and what differs, is each one's own.
+    assert [finished[key].cached_tokens for key in range(8)] == [0] + [32] * 6 + [16]
+    assert backend.tokens == 33 + 6 * 1 + 3 + 8 * 3
+    assert {tokens[key] for key in range(7)} == {tokens[0]} and len(tokens[7]) == 4
+    # Four steps for the first prompt, at ten tokens each; then the others have only their ends to compute.
+    assert firsts == {0: 4} | dict.fromkeys(range(1, 7), 5) | {7: 3}
+
+
+def test_one_that_has_found_all_that_it_can_share_waits_no_more() -> None:
+    batch = batch_of(RecordingBackend(blocks=80), limits=MANY)
+    for key in range(2):
+        batch.submit(request(key, range(1, 13), 1))
+    # Ten tokens of the first, then its last two; the last block of the second is its own in any case.
+    assert [{update.key for update in batch.step()} for _ in range(2)] == [set(), {0, 1}]
+
+
+def test_nobody_waits_for_one_that_waits_for_another() -> None:
+    def first_token(prompts: list[list[int]]) -> int:
+        batch = batch_of(RecordingBackend(blocks=80), limits=MANY)
+        for key, prompt in enumerate(prompts):
+            batch.submit(request(key, prompt, 1))
+        steps = 1
+        while all(update.key != len(prompts) - 1 for update in batch.step()):
+            steps += 1
+        return steps
+
+    long, unrelated = [*range(1, 41)], [*range(49, 41, -1)]
+    assert first_token([long, unrelated]) == first_token([long, long, long, unrelated]) == 2
+
+
+def test_one_that_waits_for_another_that_leaves_goes_on_alone() -> None:
+    backend = RecordingBackend(blocks=80)
+    batch = batch_of(backend, limits=MANY)
+    for key in range(3):
+        batch.submit(request(key, range(1, 34), 1))
+    batch.step()
+    batch.step()
+    batch.abort(0)
+    finished = run(batch)
+    # Twenty tokens in two steps were the first one's: five full blocks.
+    assert (finished[1].cached_tokens, finished[2].cached_tokens) == (20, 32)
+    assert backend.tokens == 33 + 1
+    assert batch.allocator.free_blocks == 80
+
+
 def test_an_answer_goes_on_as_if_it_had_never_been_preempted() -> None:
     prompts = [[1, 2, 3], [11, 12, 13], [21, 22, 23]]
     batch = batch_of(RecordingBackend())
     for key, prompt in enumerate(prompts):
         batch.submit(request(key, prompt, 30))
     tokens: dict[int, list[int]] = {0: [], 1: [], 2: []}
-    ended = []
+    ended: dict[int, Finished] = {}
     while batch.running or batch.waiting:
         for update in batch.step():
             tokens[update.key] += update.token_ids
-            ended += [update.key] if update.finished else []
-    assert batch.preemptions > 0
+            ended |= {update.key: update.finished} if update.finished else {}
+    assert batch.preemptions == sum(one.preemptions for one in ended.values()) > 0
     # The oldest is never preempted.
-    assert ended == [0, 1, 2]
+    assert list(ended) == [0, 1, 2] and not ended[0].preemptions
     for key, prompt in enumerate(prompts):
         assert tokens[key] == [next_token([*prompt, *tokens[key][:index]], 0, index) for index in range(30)]
 

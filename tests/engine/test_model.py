@@ -87,6 +87,8 @@ CONFIGS = [
     hf_config(num_key_value_heads=1, tie_word_embeddings=False),
     hf_config(num_key_value_heads=2, head_dim=16, rope_theta=500.0),
     hf_config(hidden_size=30, num_attention_heads=3, num_key_value_heads=1, head_dim=10, num_hidden_layers=3),
+    # Large enough for matrices that are packed.
+    hf_config(hidden_size=256, intermediate_size=1024),
 ]
 
 

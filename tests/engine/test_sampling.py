@@ -4,10 +4,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.sampling import History, SamplingBatch, SamplingParams, sample, uniforms
+from engine.sampling import CANDIDATES, History, SamplingBatch, SamplingParams, sample, uniforms
 from engine.suppression import Suppression, TokenIndex
 
 DRAWS = 20_000
@@ -82,6 +82,50 @@ def test_limits_hold_in_a_large_even_vocabulary(params: SamplingParams, kept: in
     assert rank.max() < kept
 
 
+def kept_by_definition(probabilities: npt.NDArray[np.float64], one: SamplingParams) -> npt.NDArray[np.float64]:
+    """The probabilities with 0 for what is left out: everything sorted, the lower id first among equals."""
+    order = np.argsort(-probabilities, kind="stable")[: one.top_k or None]
+    falling = probabilities[order]
+    total = falling.sum() if one.top_k else 1.0
+    before = np.cumsum(falling) - falling
+    order = order[(before < one.top_p * total) & (falling >= falling[0] * one.min_p)]
+    kept = np.zeros_like(probabilities)
+    kept[order] = probabilities[order]
+    return kept
+
+
+@settings(deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    # Of few values there are many equals; of values on both sides of a wide gap, a pivot finds nothing between.
+    st.sampled_from(["even", "normal", "few values", "all equal", "two heaps", "one far below"]),
+    st.sampled_from([(0, 0.9123), (0, 0.5777), (200, 1.0), (600, 0.7111), (2500, 0.3), (0, 0.999999)]),
+    st.sampled_from([0.0, 0.0, 0.97]),
+)
+def test_a_wide_choice_is_as_if_all_had_been_sorted(
+    seed: int, shape: str, limits: tuple[int, float], min_p: float
+) -> None:
+    generator = np.random.default_rng(seed)
+    drawn = generator.standard_normal(2000).astype(np.float32) * {"even": 0.01}.get(shape, 0.5)
+    if shape == "few values":
+        drawn = np.round(drawn * 2)
+    elif shape == "all equal":
+        drawn[:] = 1
+    elif shape == "two heaps":
+        drawn[generator.integers(0, 2000, 1000)] -= 60
+    elif shape == "one far below":
+        drawn[7] = -1e30
+    one = SamplingParams(temperature=1.0, top_k=limits[0], top_p=limits[1], min_p=min_p, seed=seed)
+    kept = kept_by_definition(softmax(drawn.astype(np.float64)), one)
+    if np.count_nonzero(kept) <= CANDIDATES:
+        return
+    draws = 20
+    batch = SamplingBatch.of([one] * draws, range(draws))
+    cumulative = np.cumsum(kept)
+    expected = np.searchsorted(cumulative, uniforms(batch.seed, batch.output_index) * cumulative[-1], side="right")
+    assert sample(torch.from_numpy(drawn).expand(draws, -1), batch).tolist() == expected.tolist()
+
+
 def test_greedy_takes_the_most_likely_and_the_lowest_id_among_equals() -> None:
     logits = torch.tensor([[0.0, 2.0, 2.0], [5.0, 1.0, 5.0]])
     assert sample(logits, SamplingBatch.of([SamplingParams()] * 2, [0, 3])).tolist() == [1, 0]
@@ -140,6 +184,7 @@ params = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(params, st.integers(0, 2**31)), min_size=1, max_size=8),
     st.sampled_from([11, 400]),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
-from tokenizers import decoders, models
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from engine.tokenizer import TemplateRejectedError, Tokenizer
 from engine.weights import ModelError
@@ -158,6 +158,32 @@ def test_byte_fallback_tokens_give_the_text_that_the_library_gives(tmp_path: Pat
         assert detokenised(tokenizer, token_ids) == library.decode(token_ids, skip_special_tokens=True)
 
     holds()
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "space"),
+    [
+        ("normalizer", normalizers.Prepend("▁"), " "),
+        ("normalizer", normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]), " "),
+        ("pre_tokenizer", pre_tokenizers.Metaspace(prepend_scheme="always"), " "),
+        ("pre_tokenizer", pre_tokenizers.Metaspace(prepend_scheme="first"), ""),
+        ("pre_tokenizer", pre_tokenizers.Sequence([pre_tokenizers.Metaspace(prepend_scheme="never")]), ""),
+    ],
+)
+def test_content_that_spells_a_special_token_gets_no_space(
+    tmp_path: Path, part: str, value: object, space: str
+) -> None:
+    write_tokenizer(tmp_path)
+    library = sentencepiece_style(tmp_path)
+    library.add_special_tokens(["<|turn|>"])
+    setattr(library, part, value)
+    library.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer(tmp_path, 263)
+    for content in ("x<s>y", "<s><s>", "a </s>", "<|turn|>x:<s>"):
+        token_ids = tokenizer.encode_messages([{"role": "user", "content": content}])
+        assert [token_id for token_id in token_ids if token_id in (1, 2, 262)] == [262, 262]
+        # What the library puts between a template's special token and the text after it stays.
+        assert detokenised(tokenizer, token_ids) == f"user:{content}{space}assistant:"
 
 
 def broken(change: dict[str, Any], path: Path) -> Path:

@@ -112,8 +112,13 @@ def greedy(sequences: int) -> SamplingBatch:
     return SamplingBatch.of([SamplingParams()] * sequences, [0] * sequences)
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
 @pytest.mark.parametrize("index", range(len(CASES)), ids=lambda index: f"{CASES[index].family}{index}")
-def test_prefill_and_decode_give_the_logits_of_transformers(tmp_path: Path, index: int) -> None:
+def test_prefill_and_decode_give_the_logits_of_transformers(
+    tmp_path: Path, index: int, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # These models are small: no matrix of theirs, or every one, is packed.
+    monkeypatch.setattr("engine.model.PACKED_ELEMENTS", 1 if packed else 1 << 62)
     model = random_model(CASES[index], index, tmp_path)
     config = read_config(tmp_path)
     backend = TorchCpuBackend(config, read_weights(tmp_path, config), blocks=24, threads=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import signal
 import sys
 import threading
@@ -25,7 +26,7 @@ from common.metrics import Metrics
 from engine.__main__ import build_server
 from engine.backends.torch_cpu import TorchCpuBackend
 from engine.config import EngineConfig
-from engine.engine import Engine
+from engine.engine import Engine, memory_bytes
 from engine.request import StopStrings
 from engine.suppression import spellings
 from engine.tokenizer import Tokenizer
@@ -339,6 +340,21 @@ async def test_answers_that_outgrow_the_cache_together_are_as_they_are_alone(mod
         assert [answer.text for answer in together] == alone
         assert {answer.finished.usage.output_tokens for answer in together} == {100}
         await served.until_idle()
+        preempted = served.sample("pith_engine_preempted_answers_total")
+        assert preempted is not None and preempted > 0
+
+
+async def test_prompts_that_come_together_are_computed_once(model_path: Path) -> None:
+    request = request_of("x" * 400, tokens=10, temperature=1.0, seed=3)
+    async with serving(model_path, max_batch=8, max_step_tokens=64) as served:
+        answers = await asyncio.gather(*(served.inference.Generate(request) for _ in range(8)))
+        assert len({answer.text for answer in answers}) == 1
+        usages = [answer.finished.usage for answer in answers]
+        shareable_tokens = (usages[0].prompt_tokens - 1) // 16 * 16
+        assert sorted(usage.cached_tokens for usage in usages) == [0] + [shareable_tokens] * 7
+        assert served.sample("pith_engine_cached_tokens_total") == 7 * shareable_tokens
+        assert served.sample("pith_engine_prompt_tokens_total") == 8 * usages[0].prompt_tokens
+        await served.until_idle()
 
 
 def broken(*_: object) -> None:
@@ -389,14 +405,20 @@ BAD_REQUESTS: dict[str, tuple[Request, list[str]]] = {
     "refused by the template": (request_of("refuse me"), ["messages"]),
     "NaN temperature": (request_of(temperature=math.nan), ["sampling.temperature"]),
     "infinite temperature": (request_of(temperature=math.inf), ["sampling.temperature"]),
+    "temperature of minus infinity": (request_of(temperature=-math.inf), ["sampling.temperature"]),
+    "temperature beyond all use": (request_of(temperature=10.1), ["sampling.temperature"]),
     "negative temperature": (request_of(temperature=-0.1), ["sampling.temperature"]),
     "NaN top_p": (request_of(top_p=math.nan), ["sampling.top_p"]),
     "top_p above 1": (request_of(top_p=1.01), ["sampling.top_p"]),
+    "infinite top_p": (request_of(top_p=math.inf), ["sampling.top_p"]),
+    "infinite min_p": (request_of(min_p=math.inf), ["sampling.min_p"]),
     "NaN min_p": (request_of(min_p=math.nan), ["sampling.min_p"]),
     "negative penalty": (request_of(repetition_penalty=-1), ["sampling.repetition_penalty"]),
+    "NaN penalty": (request_of(repetition_penalty=math.nan), ["sampling.repetition_penalty"]),
     "infinite penalty": (request_of(repetition_penalty=math.inf), ["sampling.repetition_penalty"]),
     "a tiny penalty": (request_of(repetition_penalty=1e-9), ["sampling.repetition_penalty"]),
     "too many alternatives": (request_of(logprobs=21), ["sampling.logprobs"]),
+    "all alternatives": (request_of(logprobs=2**32 - 1), ["sampling.logprobs"]),
     "too many words": (request_of(suppressed_words=["a"] * 513), ["sampling.suppressed_words"]),
     "empty and blank words": (
         request_of(suppressed_words=["", " "]),
@@ -413,6 +435,10 @@ BAD_REQUESTS: dict[str, tuple[Request, list[str]]] = {
         ["sampling.logit_bias"],
     ),
     "NaN bias": (request_of(logit_bias={1: math.nan}), ["sampling.logit_bias"]),
+    "infinite bias": (request_of(logit_bias={1: math.inf}), ["sampling.logit_bias"]),
+    "bias of minus infinity": (request_of(logit_bias={1: -math.inf}), ["sampling.logit_bias"]),
+    "bias for the highest id": (request_of(logit_bias={2**32 - 1: 1.0}), ["sampling.logit_bias"]),
+    "the highest token id": (Request(token_ids=text_pb2.TokenIds(ids=[2**32 - 1])), ["token_ids.ids"]),
     "too many stop strings": (changed(lambda r: r.limits.stop.extend("abcdefghijklmnopq")), ["limits.stop"]),
     "empty stop string": (changed(lambda r: r.limits.stop.extend(["ok", ""])), ["limits.stop[1]"]),
     "too long a stop string": (changed(lambda r: r.limits.stop.append("x" * 257)), ["limits.stop[0]"]),
@@ -424,6 +450,9 @@ BAD_REQUESTS: dict[str, tuple[Request, list[str]]] = {
 }
 
 
+LIMIT = re.compile("at most|at least|from .* to|one of|below|no more than|fewer than|refuses")
+
+
 @pytest.mark.parametrize("name", BAD_REQUESTS)
 async def test_bad_input_is_named(model_path: Path, name: str) -> None:
     request, fields = BAD_REQUESTS[name]
@@ -432,7 +461,8 @@ async def test_bad_input_is_named(model_path: Path, name: str) -> None:
         streamed = await fault_of(served.inference.StreamGenerate(request).read())
         assert (fault.code, fault.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELDS")
         assert [violation.field for violation in fault.violations] == fields
-        assert all(violation.description for violation in fault.violations)
+        # The fault and the limit, beside the field.
+        assert all(LIMIT.search(violation.description) for violation in fault.violations), fault.violations
         assert streamed.violations == fault.violations
         assert (await served.inference.Generate(request_of())).text
         await served.until_idle()
@@ -746,6 +776,23 @@ async def test_a_process_serves_when_it_is_ready_and_drains_on_sigterm(model_pat
         events = await read_all(stream)
         assert events[-1].finished.usage.output_tokens == 500
         assert await process.wait() == 0
+
+
+async def test_a_cache_that_memory_has_no_room_for_is_refused_in_one_line(model_path: Path) -> None:
+    async with engine_process(model_path, PITH_ENGINE_KV_CACHE_BYTES=str(10**16)) as process:
+        _, stderr = await process.communicate()
+    assert process.returncode == 1
+    (line,) = stderr.decode().splitlines()
+    assert f"kv_cache_bytes {10**16} is more than the memory there is" in line
+
+
+@pytest.mark.parametrize(("told", "limited"), [("4096\n", True), ("max\n", False), (None, False)])
+def test_a_containers_memory_is_what_its_limit_says(tmp_path: Path, told: str | None, limited: bool) -> None:
+    limit = tmp_path / "memory.max"
+    if told is not None:
+        limit.write_text(told)
+    assert (memory_bytes(limit) == 4096) == limited
+    assert memory_bytes(limit) <= memory_bytes(tmp_path / "none")
 
 
 async def test_a_broken_model_is_refused_in_one_line(model_path: Path, tmp_path: Path) -> None:

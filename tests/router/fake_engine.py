@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -18,6 +18,7 @@ Script = Callable[["FakeEngine", inference_pb2.GenerateRequest, Context], AsyncI
 
 DIGEST = "0123456789abcdef" * 4
 IDENTITY = "small@0123456789ab"
+PROMPT_TOKEN_IDS = (3, 1, 4, 1, 5)
 
 
 class FakeEngine:
@@ -31,7 +32,7 @@ class FakeEngine:
 
     def __init__(self, script: Script | None = None, *, model: str = "small", digest: str = DIGEST) -> None:
         self.script = script or answer("Hello, ", "world.")
-        self.info = control_pb2.ModelInfo(model=model, model_digest=digest)
+        self.info = control_pb2.ModelInfo(model=model, model_digest=digest, accepts_resume=True)
         self.load = control_pb2.Load(max_running=4, max_waiting=4)
         self.requests: list[inference_pb2.GenerateRequest] = []
         self.metadata: list[dict[str, str | bytes]] = []
@@ -41,6 +42,7 @@ class FakeEngine:
         self._changed = asyncio.Condition()
         self._reports = 0
         self._server: grpc.aio.Server | None = None
+        self.ending: asyncio.Task[None] | None = None
 
     @property
     def address(self) -> str:
@@ -79,7 +81,10 @@ class FakeEngine:
     def started(self, request: inference_pb2.GenerateRequest) -> inference_pb2.StreamGenerateResponse:
         return inference_pb2.StreamGenerateResponse(
             started=inference_pb2.Started(
-                model=self.info.model, model_digest=self.info.model_digest, seed=request.sampling.seed
+                model=self.info.model,
+                model_digest=self.info.model_digest,
+                prompt_token_ids=PROMPT_TOKEN_IDS,
+                seed=request.sampling.seed,
             )
         )
 
@@ -148,6 +153,70 @@ def answer(*texts: str, joules: float | None = 2.0, output_tokens: int | None = 
             yield delta(text, offset)
             offset += len(text)
         yield finished(len(texts) if output_tokens is None else output_tokens, joules)
+
+    return script
+
+
+Death = Callable[["FakeEngine", Context], Awaitable[None]]
+"""How an engine is lost within an answer."""
+
+
+async def gone(engine: FakeEngine, context: Context) -> None:
+    await context.abort(grpc.StatusCode.UNAVAILABLE, "scripted")
+
+
+async def killed(engine: FakeEngine, context: Context) -> None:
+    """Its connections close."""
+    engine.ending = asyncio.create_task(engine.stop())
+    await asyncio.Event().wait()
+
+
+async def silence(engine: FakeEngine, context: Context) -> None:
+    await asyncio.Event().wait()
+
+
+def tell(
+    text: str, *, tokens: Sequence[int] = (), held: str = "", lives: int | None = None, death: Death = gone
+) -> Script:
+    """Answers with `text` as an engine would that has a token for each byte, and goes on with what it is to resume.
+
+    Args:
+        tokens: Of each delta; 1 for those beyond.
+        held: A stop string: text that may be its beginning is held back.
+        lives: Deltas until it is lost, by `death`; None for ever.
+    """
+    token_ids = list(text.encode())
+
+    def released(count: int) -> str:
+        if count == len(token_ids):
+            return text
+        whole = bytes(token_ids[:count]).decode(errors="ignore")
+        begun = next((n for n in range(len(held) - 1, 0, -1) if whole.endswith(held[:n])), 0)
+        return whole[: len(whole) - begun]
+
+    async def script(
+        engine: FakeEngine, request: inference_pb2.GenerateRequest, context: Context
+    ) -> AsyncIterator[Message]:
+        resume = request.resume
+        at, sent_bytes = len(resume.token_ids), resume.delivered_bytes
+        if request.HasField("resume"):
+            expected = (engine.info.model_digest, list(PROMPT_TOKEN_IDS), token_ids[:at])
+            if (resume.model_digest, list(request.token_ids.ids), list(resume.token_ids)) != expected:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "not what was begun")
+        yield engine.started(request)
+        sizes = iter(tokens)
+        for _ in range(lives if lives is not None else len(token_ids) + 1):
+            if at == len(token_ids) and sent_bytes == len(token_ids):
+                break
+            end = min(len(token_ids), at + next(sizes, 1))
+            piece = released(end).encode()[sent_bytes:]
+            yield inference_pb2.StreamGenerateResponse(
+                delta=text_pb2.Delta(text=piece.decode(), token_ids=token_ids[at:end], offset=at)
+            )
+            at, sent_bytes = end, sent_bytes + len(piece)
+        if lives is not None:
+            await death(engine, context)
+        yield finished(len(token_ids))
 
     return script
 

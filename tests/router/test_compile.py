@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.directives.compile import MAX_STOPS, Turn, apply
+from common.limits import MAX_STOP_STRINGS
+from router.directives.compile import Turn, apply
 from router.directives.levels import L0, Directive, Placement
 
 BRIEF = Directive("L1", "Always answer briefly")
@@ -49,7 +50,7 @@ def test_stops_and_words_are_added_once_the_requests_own_first() -> None:
 
 
 def test_a_request_that_names_all_stops_it_may_keeps_them() -> None:
-    own = [str(index) for index in range(MAX_STOPS)]
+    own = [str(index) for index in range(MAX_STOP_STRINGS)]
     assert apply(Directive("D", stop=("#",)), TALK, stop=own).stop == tuple(own)
 
 

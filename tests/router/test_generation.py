@@ -13,7 +13,7 @@ from pith.router.v1 import feedback_pb2, generation_pb2, policies_pb2, reports_p
 
 from common.errors import PithError, from_rpc_error
 from router.directives.assign import uniform
-from tests.router.fake_engine import IDENTITY, FakeEngine, answer, delta, finished, refuse, stall
+from tests.router.fake_engine import IDENTITY, FakeEngine, answer, delta, finished, refuse, stall, tell
 from tests.router.running import Running, ask, running
 
 STREAM = "/pith.router.v1.Generation/StreamGenerate"
@@ -164,6 +164,35 @@ async def test_each_engine_is_decided_for_by_its_own_digest(tmp_path: Path) -> N
         assert "briefly" in str(judged.requests[0]) and "briefly" not in str(other.requests[0])
     await judged.stop()
     await other.stop()
+
+
+async def test_an_answer_that_another_engine_goes_on_with_is_one_answer(tmp_path: Path) -> None:
+    first, second = FakeEngine(tell("Grüße!", lives=3)), FakeEngine(tell("Grüße!"))
+    await first.start()
+    await second.start()
+    async with running(tmp_path, {"a": first, "b": second}) as router:
+        await router.policy(sample_share=1.0, grader="exact")
+        await router.open("L1")
+
+        async def closing(engine: FakeEngine, request: object, context: object) -> object:
+            await router.open("L1", lower=0.1)  # a directive that closes now does not change what has begun
+            async for message in tell("Grüße!", lives=3)(engine, request, context):
+                yield message
+
+        first.script = closing
+        events = [event async for event in router.generation.StreamGenerate(ask(request_id="r1", reference="x"))]
+        assert [event.WhichOneof("event") for event in events] == ["started", *["delta"] * 8, "finished"]
+        assert [event.delta.offset for event in events[1:-1]] == list(range(8))
+        assert "".join(event.delta.text for event in events) == "Grüße!"
+        assert (events[0].started.engine, events[0].started.decision.directive) == ("a", "L1")
+        kept = await router.generation.Generate(ask(request_id="r1", reference="x"))
+        assert (kept.text, kept.started.replayed, kept.finished) == ("Grüße!", True, events[-1].finished)
+        assert len(first.requests) == len(second.requests) == 1
+        assert (await router.report()).total.requests == 1
+        (sample,) = await drawn(router)
+        assert [served.text for served in sample.answers] == ["Grüße!"]
+    await first.stop()
+    await second.stop()
 
 
 async def test_opting_out_serves_without_and_keeps_no_sample(router: Running) -> None:

@@ -52,11 +52,16 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     (sampling(top_p=1.1), "sampling.top_p", "[0, 1]"),
     (sampling(top_p=math.nan), "sampling.top_p", "finite"),
     (sampling(min_p=-1), "sampling.min_p", "[0, 1]"),
-    (sampling(repetition_penalty=-1), "sampling.repetition_penalty", "at least 0"),
+    (sampling(repetition_penalty=-1), "sampling.repetition_penalty", "[0.01, 100]"),
+    (sampling(repetition_penalty=1e-9), "sampling.repetition_penalty", "[0.01, 100]"),
+    (sampling(repetition_penalty=101), "sampling.repetition_penalty", "[0.01, 100]"),
+    (sampling(logprobs=21), "sampling.logprobs", "[0, 20]"),
     (sampling(repetition_penalty=math.inf), "sampling.repetition_penalty", "finite"),
     (sampling(logit_bias={7: math.nan}), "sampling.logit_bias[7]", "finite"),
-    (sampling(logit_bias=dict.fromkeys(range(1025), 1.0)), "sampling.logit_bias", "at most 1,024"),
+    (sampling(logit_bias=dict.fromkeys(range(4097), 1.0)), "sampling.logit_bias", "at most 4,096"),
     (sampling(suppressed_words=["ok", ""]), "sampling.suppressed_words[1]", "empty"),
+    (sampling(suppressed_words=["ok", " \t"]), "sampling.suppressed_words[1]", "blank"),
+    (sampling(suppressed_words=["w" * 65]), "sampling.suppressed_words[0]", "65 characters; at most 64"),
     (sampling(suppressed_words=["w"] * 257), "sampling.suppressed_words", "at most 256"),
     ({"limits": text_pb2.Limits(stop=["x"] * 17)}, "limits.stop", "at most 16"),
     ({"limits": text_pb2.Limits(stop=["x" * 257])}, "limits.stop[0]", "at most 256"),
@@ -98,10 +103,21 @@ def test_the_limits_themselves_are_allowed() -> None:
             floor=1.0,
             reference="x" * 8192,
             limits=text_pb2.Limits(stop=["x" * 256] * 16),
-            **sampling(temperature=10, top_p=1, min_p=1, logit_bias=dict.fromkeys(range(1024), -100.0)),
+            **sampling(
+                temperature=10,
+                top_p=1,
+                min_p=1,
+                top_k=2**32 - 1,
+                repetition_penalty=0.01,
+                logprobs=20,
+                logit_bias=dict.fromkeys(range(4096), -100.0),
+                suppressed_words=["w" * 64] * 256,
+            ),
         ),
         LIMITS,
     )
+    # 0 stands for the default.
+    check(ask(**sampling(repetition_penalty=0)), LIMITS)
 
 
 async def refused(call: Any) -> PithError:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import pytest
+from pith.common.v1 import text_pb2
+from pith.engine.v1 import inference_pb2
 
 from common.clock import ManualClock
+from common.metrics import Metrics
 from router.fleet.breaker import Breaker
-from router.fleet.engines import Engines
+from router.fleet.dispatch import Dispatcher, Event, Prepare
+from router.fleet.engines import Engine, Engines
 from tests.router.fake_engine import FakeEngine
+
+FOREVER = 3600.0
 
 
 class Fleet:
@@ -58,3 +64,44 @@ async def fleet() -> AsyncIterator[Fleet]:
     fleet = Fleet()
     yield fleet
     await fleet.close()
+
+
+def request(engine: Engine) -> inference_pb2.GenerateRequest:
+    return inference_pb2.GenerateRequest(text="Hi", sampling=text_pb2.Sampling(seed=7))
+
+
+def dispatch(
+    engines: Engines,
+    stall_seconds: float = FOREVER,
+    relayed: list[bytes] | None = None,
+    timeout_seconds: float | None = None,
+    metrics: Metrics | None = None,
+    prepare: Prepare = request,
+) -> AsyncGenerator[Event]:
+    """One answer."""
+    dispatcher = Dispatcher(engines, stall_seconds, metrics or Metrics("router"))
+    return dispatcher.stream("", prepare, lambda: timeout_seconds, [] if relayed is None else relayed)
+
+
+async def collect(
+    engines: Engines,
+    *,
+    stall_seconds: float = FOREVER,
+    timeout_seconds: float | None = None,
+    metrics: Metrics | None = None,
+    prepare: Prepare = request,
+    into: list[Event] | None = None,
+) -> list[Event]:
+    """The events of one answer."""
+    events = [] if into is None else into
+    relayed: list[bytes] = []
+    async with aclosing(dispatch(engines, stall_seconds, relayed, timeout_seconds, metrics, prepare)) as stream:
+        async for event in stream:
+            events.append(event)
+            assert relayed == [delta for delta in events if isinstance(delta, bytes)]
+    return events
+
+
+def sticky(faults: int = 1) -> Callable[[], Breaker]:
+    """A breaker that opens after so many faults and stays open."""
+    return lambda: Breaker(faults, FOREVER)

@@ -3,49 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import aclosing
 
 import grpc
 import pytest
-from pith.common.v1 import text_pb2
 from pith.engine.v1 import inference_pb2
 
 from common.clock import ManualClock
 from common.errors import FieldViolation, PithError
+from common.metrics import Metrics
 from router.fleet.breaker import Breaker
 from router.fleet.dispatch import Dispatcher, Event, Opened
 from router.fleet.engines import Engine, Engines
 from router.fleet.view import EngineState
 from tests.router.fake_engine import FakeEngine, Script, answer, delta, finished, refuse, stall
-from tests.router.fleet.conftest import Fleet
+from tests.router.fleet.conftest import FOREVER, Fleet, collect, dispatch, sticky
 
-FOREVER = 3600.0
-LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED)
-
-
-def request(engine: Engine) -> inference_pb2.GenerateRequest:
-    return inference_pb2.GenerateRequest(text="Hi", sampling=text_pb2.Sampling(seed=7))
-
-
-async def collect(
-    engines: Engines,
-    *,
-    stall_seconds: float = FOREVER,
-    timeout_seconds: float | None = None,
-    into: list[Event] | None = None,
-) -> list[Event]:
-    events = [] if into is None else into
-    dispatcher = Dispatcher(engines, stall_seconds)
-    async with aclosing(dispatcher.stream("", request, lambda: timeout_seconds)) as stream:
-        async for event in stream:
-            events.append(event)
-    return events
-
-
-def sticky(faults: int = 1) -> Callable[[], Breaker]:
-    """A breaker that opens after so many faults and stays open."""
-    return lambda: Breaker(faults, FOREVER)
+LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+BROKEN = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
 
 
 async def test_an_answer_is_relayed_byte_for_byte_and_in_order(fleet: Fleet) -> None:
@@ -110,40 +85,36 @@ async def test_a_request_is_made_for_each_engine_that_it_is_sent_to(fleet: Fleet
     first = FakeEngine(refuse(grpc.StatusCode.UNAVAILABLE))
     second = FakeEngine(digest="f" * 64)
     engines = await fleet.start(first, second)
-    async for _ in Dispatcher(engines, FOREVER).stream("small", prepare, lambda: None):
+    async for _ in Dispatcher(engines, FOREVER, Metrics("router")).stream("small", prepare, lambda: None, []):
         pass
     assert asked == ["small@0123456789ab", "small@ffffffffffff"]
     assert [fake.requests[0].text for fake in (first, second)] == asked
 
 
 @pytest.mark.parametrize("code", LOST)
-async def test_an_engine_lost_within_an_answer_ends_it(fleet: Fleet, code: grpc.StatusCode) -> None:
-    first = FakeEngine(refuse(code, after=("started", delta("Hel"))))
-    second = FakeEngine()
-    engines = await fleet.start(first, second, make_breaker=sticky())
+async def test_an_answer_that_no_other_engine_can_go_on_with_is_lost(fleet: Fleet, code: grpc.StatusCode) -> None:
+    fake = FakeEngine(refuse(code, after=("started", delta("Hel"))))
+    engines = await fleet.start(fake, make_breaker=sticky())
     events: list[Event] = []
     with pytest.raises(PithError) as lost:
         await collect(engines, into=events)
-    if code is grpc.StatusCode.INTERNAL or code is grpc.StatusCode.UNKNOWN:
-        assert lost.value.code is grpc.StatusCode.INTERNAL
-    else:
-        assert (lost.value.code, lost.value.reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_LOST")
+    assert (lost.value.code, lost.value.reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_LOST")
+    assert lost.value.retry_after_seconds
     assert events[1:] == [delta("Hel").SerializeToString()]
-    assert not second.requests, "nothing is repeated"
     assert engines.views()[0].state is EngineState.BROKEN
 
 
-async def test_an_engine_that_dies_within_an_answer_ends_it(fleet: Fleet) -> None:
-    fake = FakeEngine(stall("started", delta("Hel")))
-    engines = await fleet.start(fake)
-    stream = Dispatcher(engines, FOREVER).stream("", request, lambda: None)
-    async with aclosing(stream):
-        assert isinstance(await anext(stream), Opened)
-        assert await anext(stream) == delta("Hel").SerializeToString()
-        await fake.stop()
-        with pytest.raises(PithError) as lost:
-            await anext(stream)
-    assert lost.value.reason == "ENGINE_LOST"
+@pytest.mark.parametrize("code", BROKEN)
+async def test_an_answer_that_broke_its_engine_is_not_tried_at_another(fleet: Fleet, code: grpc.StatusCode) -> None:
+    second = FakeEngine()
+    engines = await fleet.start(
+        FakeEngine(refuse(code, after=("started", delta("Hel")))), second, make_breaker=sticky()
+    )
+    with pytest.raises(PithError) as broken:
+        await collect(engines)
+    assert broken.value.code is grpc.StatusCode.INTERNAL
+    assert not second.requests
+    assert engines.views()[0].state is EngineState.BROKEN
 
 
 async def test_an_end_without_finished_is_a_fault(fleet: Fleet) -> None:
@@ -214,7 +185,7 @@ async def test_a_stalled_engine_is_given_up_and_another_answers(fleet: Fleet) ->
 async def test_a_stall_within_an_answer_ends_it(fleet: Fleet) -> None:
     fake = FakeEngine(stall("started", delta("Hel")))
     engines = await fleet.start(fake)
-    stream = Dispatcher(engines, 30).stream("", request, lambda: None)
+    stream = dispatch(engines, 30)
     async with aclosing(stream):
         await anext(stream)
         await fleet.clock.advance(20)
@@ -259,7 +230,7 @@ async def test_reports_without_progress_do_not_hide_a_stall(fleet: Fleet) -> Non
 async def test_leaving_the_stream_cancels_the_engine(fleet: Fleet) -> None:
     fake = FakeEngine(stall("started", delta("Hel")))
     engines = await fleet.start(fake, make_breaker=sticky())
-    stream = Dispatcher(engines, FOREVER).stream("", request, lambda: None)
+    stream = dispatch(engines)
     async with aclosing(stream):
         assert isinstance(await anext(stream), Opened)
         assert engines.views()[0].in_flight == 1
