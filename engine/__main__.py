@@ -14,6 +14,7 @@ from common.config import load
 from common.grpc_server import GrpcServer, run_until_signalled
 from common.logging import configure
 from common.metrics import Metrics
+from engine.backends.cuda.cupy_device import DeviceError
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.metrics import EngineMetrics
@@ -29,7 +30,7 @@ def main() -> None:
         # loop's own for the processors, which then sleep between operators.
         with ThreadPoolExecutor(max_workers=1) as loading:
             engine = loading.submit(Engine, config).result()
-    except ModelError as fault:
+    except (ModelError, DeviceError) as fault:
         sys.exit(f"engine: {fault}")
     try:
         asyncio.run(serve(config, engine))

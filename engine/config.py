@@ -1,5 +1,6 @@
 """What an engine is told."""
 
+import os
 from pathlib import Path
 from typing import Literal, Self
 
@@ -18,8 +19,19 @@ class EngineConfig(ServiceConfig):
     listen: str = Field(default="127.0.0.1:7500", description="HOST:PORT, [IPV6]:PORT or unix:PATH.")
     model_path: Path = Field(description="Hugging Face model directory: config, tokenizer, safetensors.")
     model_name: str = Field(default="", description="Name to serve it under; empty: the directory's.")
-    device: Literal["cpu"] = Field(default="cpu", description="What decodes.")
-    threads: int = Field(default=1, ge=1, le=1024, description="Threads of the device cpu.")
+    backend: Literal["auto", "cuda", "torch_cpu"] = Field(
+        default="auto", description="What decodes; auto: cuda where a GPU and CuPy are there, else torch_cpu."
+    )
+    threads: int = Field(default=1, ge=1, le=1024, description="Threads of the backend torch_cpu.")
+    gpu: int = Field(default=0, ge=0, description="Which GPU the backend cuda takes.")
+    dtype: Literal["bf16", "fp16"] = Field(default="bf16", description="Weights and cache of the backend cuda.")
+    tune: bool = Field(
+        default=True, description="Measure, once a GPU and model shape, which kernel is fastest; else shipped defaults."
+    )
+    cache_directory: Path = Field(
+        default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pith",
+        description="Where measured kernel choices and calibrated maxima are kept.",
+    )
     max_batch: int = Field(default=16, ge=1, le=1024, description="Sequences that decode together.")
     max_queue: int = Field(
         default=256, ge=0, le=100_000, description="Requests that wait beyond a full batch; more are turned away."

@@ -2,18 +2,16 @@
 
 import asyncio
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from common.architecture.shape import ModelShape
 from common.energy.reading import EnergySource
 from common.errors import resource_exhausted, unavailable
 from common.scheduling import SchedulingLimits
-from engine.backends.torch_cpu import TorchCpuBackend
+from engine.backends.loading import load_backend
 from engine.batching import ContinuousBatch
 from engine.config import EngineConfig
 from engine.energy_counters import find_counter
@@ -23,20 +21,11 @@ from engine.request import Finished, GenerationRequest, Update, replay
 from engine.sampling import SamplingParams
 from engine.stream import AnswerStream, Handover
 from engine.tokenizer import Tokenizer
-from engine.weights import ModelError, model_digest, read_config, read_weights
+from engine.weights import model_digest, read_config
 from engine.worker import Worker
 
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
-"""Of Linux's control groups, version 2, as a container sees its own."""
 RETRY_AFTER_SECONDS = 1.0
 """What a caller is told when the queue is full: long enough for a batch to move on."""
-
-
-def memory_bytes(limit: Path = CGROUP_LIMIT) -> int:
-    """Memory of this machine, or of this container where `limit` says that it may have less."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    text = limit.read_text().strip() if limit.exists() else ""
-    return min(memory, int(text)) if text.isdigit() else memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,38 +78,26 @@ class Engine:
     def __init__(self, config: EngineConfig) -> None:
         """Loads and warms up, which takes as long as it takes: not for an event loop.
 
-        Raises ModelError, in one line, where the model cannot be served.
+        Raises ModelError or DeviceError, in one line, where the model cannot be served.
         """
         directory = config.model_path
         model = read_config(directory)
         tokenizer = Tokenizer(directory, model.shape.vocab_size)
         context_tokens = min(model.max_context_tokens, config.max_context_tokens or model.max_context_tokens)
-        blocks = config.kv_cache_bytes // TorchCpuBackend.block_bytes(model)
-        if blocks < 1:
-            raise ModelError(
-                directory,
-                f"kv_cache_bytes {config.kv_cache_bytes} is less than a block's {TorchCpuBackend.block_bytes(model)}",
-            )
-        if config.kv_cache_bytes > (memory := memory_bytes()):
-            raise ModelError(
-                directory, f"kv_cache_bytes {config.kv_cache_bytes} is more than the memory there is, {memory} bytes"
-            )
-        backend = TorchCpuBackend(model, read_weights(directory, model), blocks, config.threads)
+        digest = model_digest(directory)
+        backend = load_backend(config, model, tokenizer, digest)
         modelled = ModelledMeter(model.shape, config.prices, backend.bytes_per_parameter, backend.bytes_per_kv)
-        meter = choose_meter(find_counter(config.device), modelled)
-        try:
-            backend.warm_up(config.max_batch)
-        except FloatingPointError as fault:
-            raise ModelError(directory, str(fault)) from None
+        counter = find_counter(f"cuda:{config.gpu}" if backend.name == "cuda" else "cpu")
+        meter = choose_meter(counter, modelled)
         limits = SchedulingLimits(config.max_batch, config.max_step_tokens)
         self.config = config
         self.tokenizer = tokenizer
         self.card = ModelCard(
             name=config.name,
-            digest=model_digest(directory),
+            digest=digest,
             architecture=model.architecture,
             shape=model.shape,
-            max_context_tokens=min(context_tokens, blocks * BLOCK_SIZE_TOKENS),
+            max_context_tokens=min(context_tokens, backend.blocks * BLOCK_SIZE_TOKENS),
             max_output_tokens=config.max_output_tokens,
             default_output_tokens=config.default_output_tokens,
             backend=backend.name,
@@ -129,7 +106,7 @@ class Engine:
             idle_watts=meter.idle_watts,
             accepts_messages=tokenizer.accepts_messages,
         )
-        self._blocks = blocks
+        self._blocks = backend.blocks
         self._modelled = modelled
         self._end_token_ids = model.end_token_ids
         self._batch = ContinuousBatch(backend, tokenizer, meter, limits, model.end_token_ids, time.monotonic)

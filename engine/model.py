@@ -62,18 +62,21 @@ class LayerWeights:
     qk_norm: torch.Tensor | None  # [heads + kv_heads, head_dim]
     attention_output: torch.Tensor  # [heads head_dim, hidden]
     feed_forward_norm: torch.Tensor  # [hidden]
-    gate_up: torch.Tensor  # [hidden, 2 intermediate]
+    gate_up: torch.Tensor  # [hidden, 2 intermediate], in turns of Weights.gate_columns
     down: torch.Tensor  # [intermediate, hidden]
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """All tensors of a model in the type that it computes in."""
+    """All tensors of a model in the type that it computes in. The matrices are views of storage that is [out, in]."""
 
     embedding: torch.Tensor  # [vocabulary, hidden]
     layers: tuple[LayerWeights, ...]
     norm: torch.Tensor  # [hidden]
     head: torch.Tensor  # [hidden, vocabulary]
+    gate_columns: int
+    """So many columns of the gate are followed by as many of up in gate_up: all, or less where a kernel wants both
+    halves of a product close together."""
 
 
 def expected_tensors(shape: ModelShape, qkv_bias: bool = False, qk_norm: bool = False) -> dict[str, tuple[int, ...]]:
@@ -104,12 +107,21 @@ def expected_tensors(shape: ModelShape, qkv_bias: bool = False, qk_norm: bool = 
     return expected
 
 
-def assemble(tensors: Mapping[str, torch.Tensor], config: ModelConfig) -> Weights:
-    """Weights from the tensors of `expected_tensors`, fused and transposed for the forward pass."""
+def assemble(tensors: Mapping[str, torch.Tensor], config: ModelConfig, gate_columns: int | None = None) -> Weights:
+    """Weights from the tensors of `expected_tensors`, fused for the forward pass.
+
+    `gate_columns` as in Weights; None is all. It must divide the intermediate size.
+    """
     shape = config.shape
+    gate_columns = gate_columns or shape.intermediate_size
 
     def columns(names: Sequence[str]) -> torch.Tensor:
-        return torch.cat([tensors[name + ".weight"] for name in names]).t().contiguous()
+        return torch.cat([tensors[name + ".weight"] for name in names]).t()
+
+    def gate_up(feed_forward: str) -> torch.Tensor:
+        halves = [tensors[f"{feed_forward}{name}_proj.weight"] for name in ("gate", "up")]
+        turns = [half.view(-1, gate_columns, shape.hidden_size) for half in halves]
+        return torch.stack(turns, dim=1).view(-1, shape.hidden_size).t()
 
     def qk_norm(attention: str) -> torch.Tensor:
         counts = (("q_norm", shape.heads), ("k_norm", shape.kv_heads))
@@ -129,7 +141,7 @@ def assemble(tensors: Mapping[str, torch.Tensor], config: ModelConfig) -> Weight
                 qk_norm=qk_norm(attention) if config.qk_norm else None,
                 attention_output=columns([attention + "o_proj"]),
                 feed_forward_norm=tensors[prefix + "post_attention_layernorm.weight"],
-                gate_up=columns([feed_forward + name for name in ("gate_proj", "up_proj")]),
+                gate_up=gate_up(feed_forward),
                 down=columns([feed_forward + "down_proj"]),
             )
         )
@@ -139,6 +151,7 @@ def assemble(tensors: Mapping[str, torch.Tensor], config: ModelConfig) -> Weight
         layers=tuple(layers),
         norm=tensors["model.norm.weight"],
         head=embedding.t() if shape.tied_embeddings else columns(["lm_head"]),
+        gate_columns=gate_columns,
     )
 
 
@@ -160,7 +173,7 @@ def rope_frequencies(config: ModelConfig) -> torch.Tensor:
 
 
 class Projection:
-    """A matrix that rows are multiplied by. A large one is laid out by oneDNN for this processor's vector units.
+    """A matrix that rows are multiplied by. On a processor, a large one is laid out by oneDNN for its vector units.
 
     On two cores with AVX-512 a matrix so packed multiplies one row 1.4 times, and 16 rows 2.5 times as fast.
     """
@@ -168,8 +181,14 @@ class Projection:
     def __init__(self, matrix: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         """matrix: [in, out]; bias: [out]."""
         # torch may have been built without oneDNN; the operators below are not there then.
-        self._packed = matrix.numel() >= PACKED_ELEMENTS and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        self._matrix = torch.ops.mkldnn._reorder_linear_weight.default(matrix.t()) if self._packed else matrix
+        embedded = matrix.is_cpu and matrix.dtype == torch.float32
+        large = embedded and matrix.numel() >= PACKED_ELEMENTS
+        self._packed = large and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        if self._packed:
+            self._matrix = torch.ops.mkldnn._reorder_linear_weight.default(matrix.t())
+        else:
+            # A GPU's library takes either order, and the storage is another kernel's too.
+            self._matrix = matrix.contiguous() if embedded else matrix
         self._bias = bias
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -196,17 +215,19 @@ class Llama:
     """A decoder ready to run. Stateless between calls: keys and values are kept by whoever attends."""
 
     def __init__(self, config: ModelConfig, weights: Weights, context_tokens: int) -> None:
-        """`context_tokens`: positions to prepare rotations for. Keeps copies of the matrices, not `weights`."""
+        """`context_tokens`: positions to prepare rotations for. Of a matrix it keeps a copy or the storage."""
         self.config = config
         self._embedding = weights.embedding
         self._layers = [_Layer(layer) for layer in weights.layers]
         self._norm = weights.norm
         self._head = Projection(weights.head)
+        self._gate_columns = weights.gate_columns
         # In float32, as the checkpoints were trained: over a long context the rounding of the angles tells.
         angle = torch.outer(torch.arange(context_tokens).float(), rope_frequencies(config))  # [positions, head_dim / 2]
-        self._cos = torch.cat([angle.cos(), angle.cos()], dim=-1)
+        device = weights.embedding.device
+        self._cos = torch.cat([angle.cos(), angle.cos()], dim=-1).to(device)
         # The minus of rotate-half lives in the table: the halves then only swap places.
-        self._sin = torch.cat([-angle.sin(), angle.sin()], dim=-1)
+        self._sin = torch.cat([-angle.sin(), angle.sin()], dim=-1).to(device)
 
     def forward(
         self, token_ids: torch.Tensor, positions: torch.Tensor, last: torch.Tensor | None, attend: Attend
@@ -229,8 +250,9 @@ class Llama:
             keys_values = qkv[:, shape.heads :].view(-1, 2, shape.kv_heads, shape.head_dim)
             attended = attend(index, qkv[:, : shape.heads], keys_values)
             hidden = hidden + layer.attention_output(attended.reshape(-1, shape.query_size))
-            gate, up = layer.gate_up(_rms_norm(hidden, layer.feed_forward_norm, epsilon)).chunk(2, dim=-1)
-            hidden = hidden + layer.down(functional.silu(gate).mul_(up))
+            gate_up = layer.gate_up(_rms_norm(hidden, layer.feed_forward_norm, epsilon))
+            gate, up = gate_up.view(len(hidden), -1, 2, self._gate_columns).unbind(2)
+            hidden = hidden + layer.down(functional.silu(gate).mul_(up).flatten(1))
         if last is not None:
             hidden = hidden[last]
         return self._head(_rms_norm(hidden, self._norm, epsilon))

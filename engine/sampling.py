@@ -118,6 +118,16 @@ class SamplingBatch:
             histories=tuple((row, one) for row, one in enumerate(histories) if one is not None),
         )
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether each sequence takes its most likely token, and nothing more is asked of the logits."""
+        return not self.histories and not self.temperature.any()
+
+    def is_within(self, candidates: int) -> bool:
+        """Whether each sequence chooses among so many most likely tokens at most, and nothing more is asked."""
+        limited = (self.top_k > 0) & (self.top_k <= candidates)
+        return not self.histories and bool((limited | (self.temperature == 0)).all())
+
     def rows(self, index: npt.NDArray[np.intp]) -> "SamplingBatch":
         """These sequences alone, without their histories."""
         return SamplingBatch(
@@ -145,12 +155,20 @@ def _splitmix64(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def sample(logits: torch.Tensor, batch: SamplingBatch) -> npt.NDArray[np.int64]:
-    """Token ids [sequences] chosen from `logits` [sequences, vocabulary], float32.
+    """Token ids [sequences] chosen from `logits` [sequences, vocabulary], float32 on any device.
 
     Repetition penalty, logit bias and suppressed words change the logits, in this order, before anything else. Top-k
     applies before top-p, and top-p to the probabilities renormalised after it. Every row takes a path that depends on
     its own parameters only, never on its neighbours'.
     """
+    if not logits.is_cpu:
+        # What is made of the requests' parameters goes to where the logits are.
+        with torch.device(logits.device):
+            return _sample(logits, batch)
+    return _sample(logits, batch)
+
+
+def _sample(logits: torch.Tensor, batch: SamplingBatch) -> npt.NDArray[np.int64]:
     if not batch.histories:
         return _choose(logits, batch)
     token_ids = _choose(_with_history(logits, batch.histories), batch)
@@ -169,7 +187,7 @@ def _with_history(logits: torch.Tensor, histories: Sequence[tuple[int, History]]
         logits[rows, ids] = torch.where(found > 0, found / penalty[rows], found * penalty[rows])
     rows, ids = _entries([(row, one.bias_ids) for row, one in histories])
     if len(ids):
-        logits[rows, ids] += torch.from_numpy(np.concatenate([one.biases for _, one in histories]))
+        logits[rows, ids] += torch.as_tensor(np.concatenate([one.biases for _, one in histories]))
     rows, ids = _entries([(row, one.forbidden) for row, one in histories])
     if len(ids):
         without = logits.index_put((rows, ids), torch.tensor(-torch.inf))
@@ -181,7 +199,7 @@ def _with_history(logits: torch.Tensor, histories: Sequence[tuple[int, History]]
 def _entries(ids_by_row: Sequence[tuple[int, npt.NDArray[np.int64]]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows and columns of the named entries of the logits, as indices of the same length."""
     rows = np.repeat([row for row, _ in ids_by_row], [len(ids) for _, ids in ids_by_row])
-    return torch.from_numpy(rows), torch.from_numpy(np.concatenate([ids for _, ids in ids_by_row]))
+    return torch.as_tensor(rows), torch.as_tensor(np.concatenate([ids for _, ids in ids_by_row]))
 
 
 def _report(logits: torch.Tensor, token_ids: npt.NDArray[np.int64], histories: Sequence[tuple[int, History]]) -> None:
@@ -191,7 +209,7 @@ def _report(logits: torch.Tensor, token_ids: npt.NDArray[np.int64], histories: S
         return
     rows = [row for row, _, _ in asked]
     logprobs = torch.log_softmax(logits[rows].double(), dim=-1)
-    chosen = logprobs.gather(-1, torch.from_numpy(token_ids[rows])[:, None])[:, 0].tolist()
+    chosen = logprobs.gather(-1, torch.as_tensor(token_ids[rows])[:, None])[:, 0].tolist()
     most = min(max(count for _, _, count in asked), logits.shape[-1])
     values, ids = logprobs.topk(most, dim=-1)
     for (_, history, count), logprob, best, best_ids in zip(asked, chosen, values.tolist(), ids.tolist(), strict=True):
@@ -202,14 +220,14 @@ def _report(logits: torch.Tensor, token_ids: npt.NDArray[np.int64], histories: S
 def _choose(logits: torch.Tensor, batch: SamplingBatch) -> npt.NDArray[np.int64]:
     greedy = batch.temperature == 0
     if greedy.all():
-        return logits.argmax(dim=-1).numpy()
+        return logits.argmax(dim=-1).cpu().numpy()
     limited = ~greedy & ((batch.top_k > 0) | (batch.top_p < 1))
     plain = ~greedy & ~limited
     token_ids = np.empty(len(greedy), np.int64)
     for rows, choose in ((greedy, _most_likely), (plain, _draw), (limited, _draw_limited)):
         index = np.flatnonzero(rows)
         if len(index):
-            token_ids[index] = choose(logits[torch.from_numpy(index)], batch.rows(index)).numpy()
+            token_ids[index] = choose(logits[torch.as_tensor(index)], batch.rows(index)).cpu().numpy()
     return token_ids
 
 
@@ -221,7 +239,7 @@ def _draw(logits: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
     """One draw a row among the tokens that min-p leaves, by inversion over them in the order of their ids."""
     probabilities = _probabilities(logits, batch)
     if batch.min_p.any():
-        least = probabilities.amax(dim=-1, keepdim=True) * torch.from_numpy(batch.min_p)[:, None]
+        least = probabilities.amax(dim=-1, keepdim=True) * torch.as_tensor(batch.min_p)[:, None]
         probabilities = probabilities.masked_fill(probabilities < least, 0.0)
     return _invert(probabilities, batch)
 
@@ -234,8 +252,8 @@ def _draw_limited(logits: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
     """
     probabilities = _probabilities(logits, batch)
     likely, token_ids = probabilities.topk(min(CANDIDATES, logits.shape[-1]))
-    top_p_within = (batch.top_p < 1) & (likely.sum(dim=-1).numpy() >= batch.top_p)
-    min_p_within = (likely[:, -1] < likely[:, 0] * torch.from_numpy(batch.min_p)).numpy()
+    top_p_within = (batch.top_p < 1) & (likely.sum(dim=-1).cpu().numpy() >= batch.top_p)
+    min_p_within = (likely[:, -1] < likely[:, 0] * torch.as_tensor(batch.min_p)).cpu().numpy()
     # Of a larger top-k, top-p needs the whole sum.
     enough = np.where(batch.top_k > 0, batch.top_k <= CANDIDATES, top_p_within | min_p_within)
     chosen = torch.empty(len(enough), dtype=torch.int64)
@@ -244,7 +262,7 @@ def _draw_limited(logits: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
         chosen[index] = token_ids[index].gather(-1, position[:, None])[:, 0]
     if len(index := np.flatnonzero(~enough)):
         left = probabilities[index]
-        for row, own in zip(left.numpy(), index, strict=True):
+        for row, own in zip(left.cpu().numpy(), index, strict=True):
             row *= _kept(row, int(batch.top_k[own]), float(batch.top_p[own]), float(batch.min_p[own]))
         chosen[index] = _invert(left, batch.rows(index))
     return chosen
@@ -286,28 +304,28 @@ def _nucleus_end(probabilities: npt.NDArray[np.float64], mass: float) -> tuple[f
 def _limit(ordered: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
     """The falling probabilities `ordered`, with 0 where top-k, top-p or min-p leaves a token out."""
     rank = torch.arange(ordered.shape[-1])
-    top_k = torch.from_numpy(np.where(batch.top_k > 0, batch.top_k, ordered.shape[-1]))[:, None]
+    top_k = torch.as_tensor(np.where(batch.top_k > 0, batch.top_k, ordered.shape[-1]))[:, None]
     ordered = ordered.masked_fill(rank >= top_k, 0.0)
-    rare = ordered < ordered[:, :1] * torch.from_numpy(batch.min_p)[:, None]
+    rare = ordered < ordered[:, :1] * torch.as_tensor(batch.min_p)[:, None]
     # Where there is no top-k, top-p is a share of all probability, also of what is not among the candidates.
-    all_of_it = torch.where(torch.from_numpy(batch.top_k > 0), ordered.sum(dim=-1), 1.0)[:, None]
+    all_of_it = torch.where(torch.as_tensor(batch.top_k > 0), ordered.sum(dim=-1), 1.0)[:, None]
     before = ordered.cumsum(dim=-1) - ordered
     # The most likely token stays whatever top_p says.
-    beyond = before >= torch.from_numpy(batch.top_p)[:, None] * all_of_it
+    beyond = before >= torch.as_tensor(batch.top_p)[:, None] * all_of_it
     return ordered.masked_fill((beyond & (rank > 0)) | rare, 0.0)
 
 
 def _probabilities(logits: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
     # The maximum is taken away first: a tiny temperature would make infinities, and infinity minus itself is NaN.
     logits = (logits - logits.amax(dim=-1, keepdim=True)).double()
-    return torch.softmax(logits / torch.from_numpy(batch.temperature)[:, None], dim=-1)
+    return torch.softmax(logits / torch.as_tensor(batch.temperature)[:, None], dim=-1)
 
 
 def _invert(weights: torch.Tensor, batch: SamplingBatch) -> torch.Tensor:
     """The first position of each row whose cumulative weight exceeds uniform × total."""
     cumulative = weights.cumsum(dim=-1)
     total = cumulative[:, -1:]
-    threshold = torch.from_numpy(uniforms(batch.seed, batch.output_index))[:, None] * total
+    threshold = torch.as_tensor(uniforms(batch.seed, batch.output_index))[:, None] * total
     # Rounding may lift the threshold to the total itself, beyond the last position that has weight.
     threshold = torch.minimum(threshold, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0]

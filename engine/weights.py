@@ -61,8 +61,10 @@ def read_config(directory: Path) -> ModelConfig:
         raise ModelError(file, str(fault)) from None
 
 
-def read_weights(directory: Path, config: ModelConfig) -> Weights:
-    """Reads the tensors of `model.safetensors` or of the shards that the index names, as float32."""
+def read_weights(
+    directory: Path, config: ModelConfig, dtype: torch.dtype = torch.float32, gate_columns: int | None = None
+) -> Weights:
+    """Reads the tensors of `model.safetensors` or of the shards that the index names; `gate_columns` as in Weights."""
     tensors: dict[str, torch.Tensor] = {}
     expected = expected_tensors(config.shape, config.qkv_bias, config.qk_norm)
     for file, names in _tensors_by_file(directory, expected).items():
@@ -80,12 +82,12 @@ def read_weights(directory: Path, config: ModelConfig) -> Weights:
                     kind = opened.get_slice(name).get_dtype()
                     if kind not in WEIGHT_TYPES:
                         raise ModelError(file, f"tensor {name} is {kind}; one of {', '.join(WEIGHT_TYPES)}")
-                    tensors[name] = opened.get_tensor(name).float()
+                    tensors[name] = opened.get_tensor(name).to(dtype)
         except FileNotFoundError:
             raise ModelError(file, "file is missing") from None
         except (SafetensorError, OSError) as fault:
             raise ModelError(file, f"truncated or not a safetensors file ({fault})") from None
-    return assemble(tensors, config)
+    return assemble(tensors, config, gate_columns)
 
 
 def model_digest(directory: Path) -> str:

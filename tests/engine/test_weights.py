@@ -79,7 +79,8 @@ def test_the_scaling_of_rotations_is_read(tmp_path: Path, name: str) -> None:
     [("Qwen2ForCausalLM", "self_attn.q_proj.bias"), ("Qwen3ForCausalLM", "self_attn.q_norm.weight")],
 )
 def test_a_family_needs_its_own_tensors(tmp_path: Path, architecture: str, missing: str) -> None:
-    write_model(tmp_path, architectures=[architecture])
+    write_model(tmp_path)  # a Llama's
+    (tmp_path / "config.json").write_text(json.dumps(hf_config(architectures=[architecture])))
     with pytest.raises(ModelError, match=rf"tensor model\.layers\.0\.{missing} is missing"):
         load(tmp_path)
 

@@ -46,7 +46,9 @@ def random_tensors(config: dict[str, Any], seed: int) -> dict[str, npt.NDArray[n
     """Weights large enough that attention and rotation matter, and that answers vary."""
     generator = np.random.default_rng(seed)
     tensors = {}
-    for name, shape in expected_tensors(ModelShape.from_hf_config(config)).items():
+    (architecture,) = config["architectures"]
+    qkv_bias, qk_norm = architecture == "Qwen2ForCausalLM", architecture == "Qwen3ForCausalLM"
+    for name, shape in expected_tensors(ModelShape.from_hf_config(config), qkv_bias, qk_norm).items():
         if len(shape) == 1:
             tensors[name] = generator.uniform(0.5, 1.5, shape).astype(np.float32)
         else:

@@ -24,9 +24,10 @@ from pith.engine.v1 import control_pb2, control_pb2_grpc, inference_pb2, inferen
 from common.errors import PithError, from_rpc_error
 from common.metrics import Metrics
 from engine.__main__ import build_server
+from engine.backends.loading import memory_bytes
 from engine.backends.torch_cpu import TorchCpuBackend
 from engine.config import EngineConfig
-from engine.engine import Engine, memory_bytes
+from engine.engine import Engine
 from engine.request import StopStrings
 from engine.suppression import spellings
 from engine.tokenizer import Tokenizer
