@@ -115,10 +115,12 @@ def _cache_bytes(config: EngineConfig, device: CupyDevice, model: ModelConfig) -
         return config.kv_cache_bytes
     free_bytes, weight_bytes = device.free_bytes(), 2 * model.shape.parameters
     left = int(_FREE_SHARE * free_bytes) - weight_bytes
-    if left < CudaBackend.block_bytes(model):
+    missing_bytes = CudaBackend.block_bytes(model) - left
+    if missing_bytes > 0:
         raise DeviceError(
             f"out of device memory: the weights take {weight_bytes / 2**30:.1f} GiB, and {device.name} has "
-            f"{free_bytes / 2**30:.1f} GiB free, of which {_FREE_SHARE:.0%} may be used"
+            f"{free_bytes / 2**30:.1f} GiB free, of which {_FREE_SHARE:.0%} may be used: "
+            f"{missing_bytes / 2**20:,.1f} MiB are missing"
         )
     return left
 

@@ -36,7 +36,7 @@ def tune(
     head_norm: bool,
     timer: Timer | None = None,
 ) -> DataflowTable:
-    """The table with every product of a model of this shape: what is missing is measured, in about a minute."""
+    """The table with every product of a model of this shape: what is missing is measured."""
     step = blank_step(device, shape, dtype, bias=bias, head_norm=head_norm)
     for name in missing_products(step, table):
         key = _key(step, name, table.device)
