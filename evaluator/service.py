@@ -24,6 +24,7 @@ ROLES: Mapping[str, Collection[Role]] = {
     "RunEvaluation": (),
     "ListEstimates": (),
     "GetStatus": (),
+    "TrialDirective": (),
     "SubmitRating": {Role.CLIENT},
     "ListPendingReviews": (),
 }

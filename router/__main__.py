@@ -15,20 +15,21 @@ from common.errors import PithError
 from common.grpc_server import GrpcServer, run_until_signalled
 from common.logging import configure
 from common.metrics import Metrics
-from router import feedback, generation, policies, reports
 from router.accounting import Accountant
 from router.answers import REMEMBERED_FOR, Answers
 from router.config import RouterConfig
-from router.feedback import FeedbackService
 from router.fleet.breaker import Breaker
 from router.fleet.dispatch import Dispatcher
 from router.fleet.engines import Engines
-from router.generation import GenerationService, KeptAnswer
 from router.ledger import Ledger, Record
 from router.optimizer.costs import CostBook
 from router.optimizer.loop import Planner
-from router.policies import PoliciesService
-from router.reports import ReportsService
+from router.services import directives, feedback, generation, policies, reports
+from router.services.directives import DirectivesService
+from router.services.feedback import FeedbackService
+from router.services.generation import GenerationService, KeptAnswer
+from router.services.policies import PoliciesService
+from router.services.reports import ReportsService
 from router.snapshot import SnapshotKeeper, seed
 from router.store.database import Database
 from router.store.ledger import LedgerRepository
@@ -118,6 +119,7 @@ class Router:
             generation.SERVICE,
             roles=generation.ROLES,
         )
+        self.server.add(DirectivesService(database, keeper, clock), directives.SERVICE, roles=directives.ROLES)
         self.server.add(
             PoliciesService(
                 database,

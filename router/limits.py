@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Collection, Sequence
 
 from google.protobuf.message import Message
-from pith.router.v1 import policies_pb2
+from pith.router.v1 import directives_pb2, policies_pb2
 
 from common.errors import Violations
 from common.limits import MAX_ID_CHARACTERS, check_stop, check_suppressed_words
@@ -23,7 +23,7 @@ MAX_REVISION = 2**31 - 1
 """The largest that the database holds."""
 
 
-def check_directive(faults: Violations, message: policies_pb2.Directive) -> None:
+def check_directive(faults: Violations, message: directives_pb2.Directive) -> None:
     check_name(faults, "directive.name", message.name)
     faults.require(
         message.name != L0.name, "directive.name", f"is {L0.name}, which is no directive and cannot be changed"

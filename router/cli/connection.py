@@ -10,6 +10,8 @@ from typing import Protocol, Self, TypeVar
 import grpc
 from google.protobuf.message import Message
 from pith.evaluator.v1.evaluation_pb2_grpc import EvaluationStub
+from pith.router.v1.access_pb2_grpc import AccessStub
+from pith.router.v1.directives_pb2_grpc import DirectivesStub
 from pith.router.v1.feedback_pb2_grpc import FeedbackStub
 from pith.router.v1.generation_pb2_grpc import GenerationStub
 from pith.router.v1.policies_pb2_grpc import PoliciesStub
@@ -65,6 +67,14 @@ class Connection:
     @cached_property
     def generation(self) -> GenerationStub:
         return GenerationStub(self._channel)
+
+    @cached_property
+    def directives(self) -> DirectivesStub:
+        return DirectivesStub(self._channel)
+
+    @cached_property
+    def access(self) -> AccessStub:
+        return AccessStub(self._channel)
 
     @cached_property
     def policies(self) -> PoliciesStub:

@@ -11,7 +11,7 @@ from router.cli.edit import Etag, Reason, Yes, confirm, require_given, set_given
 from router.cli.output import console, details, print_document, table
 
 if TYPE_CHECKING:
-    from pith.router.v1.policies_pb2 import Directive
+    from pith.router.v1.directives_pb2 import Directive
 
 app = typer.Typer(help="The directives: texts, and more, that steer how answers are generated.")
 
@@ -47,12 +47,12 @@ _FIELDS = {
 @command(app, "list")
 def list_(session: Session) -> None:
     """Lists the directives."""
-    from pith.router.v1.policies_pb2 import ListDirectivesRequest
+    from pith.router.v1.directives_pb2 import ListDirectivesRequest
 
     from router.cli.document import as_document, word
 
     with session.router() as router:
-        pages = router.pages(router.policies.ListDirectives, ListDirectivesRequest(page_size=500))
+        pages = router.pages(router.directives.ListDirectives, ListDirectivesRequest(page_size=500))
         found = [directive for page in pages for directive in page.directives]
     if session.as_json:
         print_document({"directives": [as_document(directive) for directive in found]})
@@ -74,23 +74,23 @@ def list_(session: Session) -> None:
 @command(app, "show")
 def show(session: Session, name: Name) -> None:
     """Shows a directive."""
-    from pith.router.v1.policies_pb2 import GetDirectiveRequest
+    from pith.router.v1.directives_pb2 import GetDirectiveRequest
 
     with session.router() as router:
-        found = router.call(router.policies.GetDirective, GetDirectiveRequest(name=name))
+        found = router.call(router.directives.GetDirective, GetDirectiveRequest(name=name))
     _print(session, found)
 
 
 @command(app, "create", fields=_FIELDS)
 def create(session: Session, given: dict[str, Any], name: Name, reason: Reason = "") -> None:
     """Creates a directive. It is served once a policy allows it and the evaluator has judged it."""
-    from pith.router.v1.policies_pb2 import CreateDirectiveRequest, Directive
+    from pith.router.v1.directives_pb2 import CreateDirectiveRequest, Directive
 
     directive = Directive(name=name)
     set_given(directive, given)
     with session.router() as router:
         request = CreateDirectiveRequest(directive=directive, reason=reason)
-        created = router.call(router.policies.CreateDirective, request)
+        created = router.call(router.directives.CreateDirective, request)
     _print(session, created)
 
 
@@ -98,29 +98,29 @@ def create(session: Session, given: dict[str, Any], name: Name, reason: Reason =
 def update(session: Session, given: dict[str, Any], name: Name, etag: Etag = None, reason: Reason = "") -> None:
     """Changes what is given of a directive. With another text it is closed until the evaluator has judged that."""
     from google.protobuf.field_mask_pb2 import FieldMask
-    from pith.router.v1.policies_pb2 import GetDirectiveRequest, UpdateDirectiveRequest
+    from pith.router.v1.directives_pb2 import GetDirectiveRequest, UpdateDirectiveRequest
 
     require_given(given)
     with session.router() as router:
-        directive = router.call(router.policies.GetDirective, GetDirectiveRequest(name=name))
+        directive = router.call(router.directives.GetDirective, GetDirectiveRequest(name=name))
         changed = set_given(directive, given)
         if changed:
             directive.etag = etag or directive.etag
             request = UpdateDirectiveRequest(directive=directive, update_mask=FieldMask(paths=changed), reason=reason)
-            directive = router.call(router.policies.UpdateDirective, request)
+            directive = router.call(router.directives.UpdateDirective, request)
     _print(session, directive, "" if changed else "It is so already: nothing was changed.")
 
 
 @command(app, "delete")
 def delete(session: Session, name: Name, yes: Yes = False, etag: Etag = None, reason: Reason = "") -> None:
     """Deletes a directive that no policy allows."""
-    from pith.router.v1.policies_pb2 import DeleteDirectiveRequest, GetDirectiveRequest
+    from pith.router.v1.directives_pb2 import DeleteDirectiveRequest, GetDirectiveRequest
 
     with session.router() as router:
-        found = router.call(router.policies.GetDirective, GetDirectiveRequest(name=name))
+        found = router.call(router.directives.GetDirective, GetDirectiveRequest(name=name))
         confirm(f"Delete directive {name} (revision {found.revision})?", yes=yes)
         request = DeleteDirectiveRequest(name=name, etag=etag or found.etag, reason=reason)
-        router.call(router.policies.DeleteDirective, request)
+        router.call(router.directives.DeleteDirective, request)
     if session.as_json:
         print_document({"deleted": name})
     else:

@@ -11,6 +11,7 @@ from typing import Final
 
 NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MAX_TEXT_CHARACTERS: Final = 1_000
+TemplateValue = bool | float | str
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -22,6 +23,9 @@ class Placement(Enum):
 
     SYSTEM = "system"
     """The system message."""
+
+    NATIVE = "native"
+    """Not in the messages: variables of the model's chat template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,8 @@ class Directive:
     suppressed_words: tuple[str, ...] = ()
     history_messages: int = 0
     """Newest messages that are kept, beside the system message; 0 is all."""
+    template_variables: tuple[tuple[str, TemplateValue], ...] = ()
+    """(name, value), by name, for the model's chat template; only with Placement.NATIVE."""
     revision: int = 1
     updated_at: datetime = field(default=EPOCH, compare=False)
     updated_by: str = field(default="", compare=False)

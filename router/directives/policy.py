@@ -21,9 +21,43 @@ class Mode(Enum):
     ON = "on"
 
 
+class Trait(Enum):
+    """What makes a shorter answer to a request a wrong one."""
+
+    STRUCTURED_OUTPUT = "structured_output"
+    TOOLS = "tools"
+    EXPLICIT_LENGTH = "explicit_length"
+    CODE = "code"
+    OPT_OUT = "opt_out"
+
+
+class WhenSpent(Enum):
+    """What happens for the rest of a day whose carbon budget is spent."""
+
+    TIGHTEN = "tighten"
+    """The open directive of least carbon for every request that may have one."""
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyObjective:
+    """At least `share` of the requests are answered whole within `seconds` of their arrival."""
+
+    seconds: float
+    share: float = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class CarbonBudget:
+    """Operational and embodied gCO2eq a day (UTC), over all routers."""
+
+    grams_per_day: float
+    when_spent: WhenSpent = WhenSpent.TIGHTEN
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One policy, as the policy database holds it; its limits are checked where it enters (`router.policies`)."""
+    """One policy, as the policy database holds it; its limits are checked where it enters (`router.limits`)."""
 
     name: str
     tenant: str = ""
@@ -44,6 +78,10 @@ class Policy:
     grader: str = ""
     """Grader of answers with a reference; empty keeps samples ungraded."""
     bound_max_age_seconds: int = 7 * 24 * 3600
+    latency: LatencyObjective | None = None
+    carbon_budget: CarbonBudget | None = None
+    leave_alone: frozenset[Trait] = frozenset(Trait)
+    """Requests with any of these are served as they came."""
     revision: int = 1
     updated_at: datetime = field(default=EPOCH, compare=False)
     updated_by: str = field(default="", compare=False)

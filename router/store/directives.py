@@ -1,16 +1,26 @@
-"""Directives in the database. L0 is none of them: it is always there and never changes."""
+"""Directives in the database, with all their revisions. L0 is none of them: it is always there and never changes."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, insert
+from sqlalchemy import Row, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.directives.levels import Directive, Placement
 from router.store import revisions
 from router.store.revisions import Action
 from router.store.tables import directives
+
+
+@dataclass(frozen=True, slots=True)
+class DirectiveRevision:
+    """A directive as it was; who and when are in the directive."""
+
+    directive: Directive
+    action: Action
+    reason: str
 
 
 class DirectiveRepository:
@@ -34,6 +44,18 @@ class DirectiveRepository:
         """0 where the name was never used."""
         return await revisions.last_revision(self._connection, directives, name)
 
+    async def revision(self, name: str, revision: int) -> DirectiveRevision | None:
+        query = select(directives).where(directives.c.name == name, directives.c.revision == revision)
+        row = (await self._connection.execute(query)).one_or_none()
+        return None if row is None else _revision(row)
+
+    async def revisions(self, name: str, limit: int, before: int | None = None) -> tuple[DirectiveRevision, ...]:
+        """Newest first, of deleted directives too; `before` is a revision, exclusive."""
+        query = select(directives).where(directives.c.name == name).order_by(directives.c.revision.desc()).limit(limit)
+        if before is not None:
+            query = query.where(directives.c.revision < before)
+        return tuple(map(_revision, (await self._connection.execute(query)).all()))
+
     async def add(self, directive: Directive, action: Action, reason: str) -> None:
         """Makes it the newest revision of its name. Raises IntegrityError where that revision exists."""
         await self._connection.execute(
@@ -48,6 +70,7 @@ class DirectiveRepository:
                 stop=directive.stop,
                 suppressed_words=directive.suppressed_words,
                 history_messages=directive.history_messages,
+                template_variables=dict(directive.template_variables),
                 updated_at=directive.updated_at,
                 updated_by=directive.updated_by,
             )
@@ -63,7 +86,12 @@ def _directive(row: Row[Any]) -> Directive:
         stop=tuple(row.stop),
         suppressed_words=tuple(row.suppressed_words),
         history_messages=row.history_messages,
+        template_variables=tuple(sorted(row.template_variables.items())),
         revision=row.revision,
         updated_at=row.updated_at,
         updated_by=row.updated_by,
     )
+
+
+def _revision(row: Row[Any]) -> DirectiveRevision:
+    return DirectiveRevision(_directive(row), Action(row.action), row.reason)

@@ -9,7 +9,7 @@ from sqlalchemy import Row, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.quality.estimates import FloorKind
-from router.directives.policy import Mode, Policy
+from router.directives.policy import CarbonBudget, LatencyObjective, Mode, Policy, Trait, WhenSpent
 from router.store import revisions
 from router.store.revisions import Action
 from router.store.tables import policies
@@ -75,6 +75,11 @@ class PolicyRepository:
                 sample_share=policy.sample_share,
                 grader=policy.grader,
                 bound_max_age_seconds=policy.bound_max_age_seconds,
+                latency_seconds=policy.latency.seconds if policy.latency else None,
+                latency_share=policy.latency.share if policy.latency else None,
+                carbon_grams_per_day=policy.carbon_budget.grams_per_day if policy.carbon_budget else None,
+                when_carbon_spent=policy.carbon_budget.when_spent.value if policy.carbon_budget else None,
+                leave_alone=sorted(trait.value for trait in policy.leave_alone),
                 updated_at=policy.updated_at,
                 updated_by=policy.updated_by,
             )
@@ -95,6 +100,13 @@ def _revision(row: Row[Any]) -> PolicyRevision:
         sample_share=row.sample_share,
         grader=row.grader,
         bound_max_age_seconds=row.bound_max_age_seconds,
+        latency=None if row.latency_seconds is None else LatencyObjective(row.latency_seconds, row.latency_share),
+        carbon_budget=(
+            None
+            if row.carbon_grams_per_day is None
+            else CarbonBudget(row.carbon_grams_per_day, WhenSpent(row.when_carbon_spent))
+        ),
+        leave_alone=frozenset(map(Trait, row.leave_alone)),
         revision=row.revision,
         updated_at=row.updated_at,
         updated_by=row.updated_by,

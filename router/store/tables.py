@@ -52,6 +52,7 @@ directives = Table(
     Column("stop", JSON, nullable=False),
     Column("suppressed_words", JSON, nullable=False),
     Column("history_messages", BigInteger, nullable=False),
+    Column("template_variables", JSON, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("updated_by", Text, nullable=False),
 )
@@ -75,6 +76,11 @@ policies = Table(
     Column("sample_share", Double, nullable=False),
     Column("grader", Text, nullable=False),
     Column("bound_max_age_seconds", BigInteger, nullable=False),
+    Column("latency_seconds", Double),
+    Column("latency_share", Double),
+    Column("carbon_grams_per_day", Double),
+    Column("when_carbon_spent", Text),
+    Column("leave_alone", JSON, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("updated_by", Text, nullable=False),
 )
@@ -119,6 +125,28 @@ ledger = Table(
     Index(None, "started_at"),
 )
 
+spent = Table(
+    "spent",
+    metadata,
+    Column("policy", Text, primary_key=True),
+    # The first moment of the day, UTC.
+    Column("day", UtcDateTime, primary_key=True),
+    Column("grams", Double, nullable=False),
+)
+"""Carbon of the ledger's rows by policy and day, brought up to date in the transaction that adds them."""
+
+ratings = Table(
+    "ratings",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("request_id", Text, primary_key=True),
+    Column("rating", Double, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("rated_at", UtcDateTime, nullable=False),
+    Column("rated_by", Text, nullable=False),
+)
+"""The last rating of each request."""
+
 samples = Table(
     "samples",
     metadata,
@@ -134,6 +162,8 @@ samples = Table(
     Column("served_at", UtcDateTime, nullable=False),
     Column("lease_holder", Text),
     Column("leased_until", UtcDateTime),
+    # The text is gone, what was found out about it is not.
+    Column("erased_at", UtcDateTime),
     Index(None, "model", "task", "served_at"),
 )
 
@@ -182,3 +212,50 @@ bounds = Table(
     Index(None, "model", "task", "directive", "id"),
 )
 """Every bound ever reported, for audit. A cell's newest row is in force, unless it says withdrawn."""
+
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    # Text of requests before this is not to be kept: also what a router writes later from its outbox.
+    Column("before", UtcDateTime, nullable=False),
+    Column("erased_at", UtcDateTime, nullable=False),
+    Column("erased_by", Text, nullable=False),
+)
+"""A row a tenant that had its text erased."""
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("name", Text, primary_key=True),
+    # Lower-case hex. A token has 256 random bits, so that a fast hash tells nothing about it.
+    Column("sha256", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("revoked_at", UtcDateTime),
+    Column("revoked_by", Text, nullable=False),
+    UniqueConstraint("sha256"),
+)
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    # 0 stands for the router's default.
+    Column("requests_per_minute", Integer, nullable=False),
+    Column("concurrent_requests", Integer, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("updated_by", Text, nullable=False),
+)
+
+seals = Table(
+    "seals",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    # Hex of 32 random bytes.
+    Column("key", Text, nullable=False),
+)
+"""One row: the key by which every router knows the decisions that another one sealed."""

@@ -14,6 +14,8 @@ from google.protobuf import field_mask_pb2
 from pith.common.v1 import text_pb2
 from pith.evaluator.v1 import evaluation_pb2, evaluation_pb2_grpc
 from pith.router.v1 import (
+    directives_pb2,
+    directives_pb2_grpc,
     generation_pb2,
     generation_pb2_grpc,
     policies_pb2,
@@ -47,6 +49,7 @@ class Client:
     def __init__(self, router: grpc.aio.Channel, evaluator: grpc.aio.Channel) -> None:
         self.generation = generation_pb2_grpc.GenerationStub(router)
         self.policies = policies_pb2_grpc.PoliciesStub(router)
+        self.directives = directives_pb2_grpc.DirectivesStub(router)
         self.reports = reports_pb2_grpc.ReportsStub(router)
         self.evaluation = evaluation_pb2_grpc.EvaluationStub(evaluator)
         self._ids = itertools.count()
@@ -129,10 +132,10 @@ async def test_a_day_in_the_life(stack: Stack) -> None:
         assert report.total.requests_without_energy == 0
 
         # An edited directive is another directive: closed until it has been judged.
-        directive = await client.policies.GetDirective(policies_pb2.GetDirectiveRequest(name="L2"))
+        directive = await client.directives.GetDirective(directives_pb2.GetDirectiveRequest(name="L2"))
         directive.text = "Answer in as few words as you can"
-        edited = await client.policies.UpdateDirective(
-            policies_pb2.UpdateDirectiveRequest(
+        edited = await client.directives.UpdateDirective(
+            directives_pb2.UpdateDirectiveRequest(
                 directive=directive, update_mask=field_mask_pb2.FieldMask(paths=["text"]), reason="test"
             )
         )

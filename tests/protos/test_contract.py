@@ -44,6 +44,8 @@ def test_the_services_of_the_design_are_there() -> None:
         "pith.engine.v1.Control",
         "pith.engine.v1.Inference",
         "pith.evaluator.v1.Evaluation",
+        "pith.router.v1.Access",
+        "pith.router.v1.Directives",
         "pith.router.v1.Feedback",
         "pith.router.v1.Generation",
         "pith.router.v1.Policies",

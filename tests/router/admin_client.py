@@ -2,11 +2,12 @@
 
 from collections.abc import Awaitable, Sequence
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
-from pith.router.v1 import feedback_pb2_grpc, policies_pb2_grpc, reports_pb2_grpc
+from pith.router.v1 import directives_pb2_grpc, feedback_pb2_grpc, policies_pb2_grpc, reports_pb2_grpc
 
 from common.carbon.intensity import Intensity, Scope, SignalKind
 from common.errors import PithError, from_rpc_error
@@ -29,7 +30,7 @@ class FixedIntensity:
 
 
 class AdminClient:
-    """Stubs of the three services, as an admin, and as others by `as_role`.
+    """Stubs of the admin's services, as an admin, and as others by `as_role`.
 
     Attributes:
         costs: What requests cost, as the services see it.
@@ -47,13 +48,16 @@ class AdminClient:
     def connect(self, port: int) -> None:
         self._port = port
         self.policies, self.feedback, self.reports = self.as_role("admin")
+        self.directives = self.policies
 
     def as_role(self, role: str) -> tuple[Any, Any, Any]:
-        """Stubs of Policies, Feedback and Reports."""
+        """Stubs of Policies (with Directives), Feedback and Reports."""
         channel = connect(f"127.0.0.1:{self._port}", token=role)
         self._channels.append(channel)
         return (
-            policies_pb2_grpc.PoliciesStub(channel),
+            SimpleNamespace(
+                **vars(policies_pb2_grpc.PoliciesStub(channel)), **vars(directives_pb2_grpc.DirectivesStub(channel))
+            ),
             feedback_pb2_grpc.FeedbackStub(channel),
             reports_pb2_grpc.ReportsStub(channel),
         )

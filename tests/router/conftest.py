@@ -11,11 +11,12 @@ from common.clock import ManualClock
 from common.config import ServiceConfig
 from common.grpc_server import GrpcServer
 from common.metrics import Metrics
-from router import feedback, policies, reports
-from router.feedback import FeedbackService
 from router.optimizer.costs import CostBook
-from router.policies import PoliciesService
-from router.reports import ReportsService
+from router.services import directives, feedback, policies, reports
+from router.services.directives import DirectivesService
+from router.services.feedback import FeedbackService
+from router.services.policies import PoliciesService
+from router.services.reports import ReportsService
 from router.snapshot import SnapshotKeeper, seed
 from router.store.database import Database
 from router.validation import RequestLimits
@@ -56,6 +57,7 @@ async def client(database: Database, keeper: SnapshotKeeper, clock: ManualClock)
     ]
     server = GrpcServer(ServiceConfig(listen="127.0.0.1:0"), Authenticator(tokens), Metrics("router"))
     client = AdminClient(CostBook())
+    server.add(DirectivesService(database, keeper, clock), directives.SERVICE, roles=directives.ROLES)
     server.add(
         PoliciesService(
             database, keeper, clock, client.costs, client.grams, lambda model: MODEL if model in ("", "tiny") else "",

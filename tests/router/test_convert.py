@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pith.common.v1 import energy_pb2, text_pb2
-from pith.router.v1 import generation_pb2, policies_pb2
+from pith.router.v1 import directives_pb2, generation_pb2, policies_pb2
 
 from common.carbon.accounting import Footprint
 from common.carbon.intensity import Intensity, Scope, SignalKind
@@ -138,4 +138,4 @@ def test_a_sample_keeps_seed_and_limits() -> None:
 def test_unspecified_enums_get_their_defaults() -> None:
     policy = convert.to_policy(policies_pb2.Policy(name="p", floor=0.9))
     assert (policy.mode, policy.floor_kind) == (Mode.SHADOW, FloorKind.RELATIVE)
-    assert convert.to_directive(policies_pb2.Directive(name="d")).placement is Placement.TAIL
+    assert convert.to_directive(directives_pb2.Directive(name="d")).placement is Placement.TAIL

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from pith.router.v1 import feedback_pb2, policies_pb2
+from pith.router.v1 import directives_pb2, feedback_pb2, policies_pb2
 
 from common.clock import ManualClock
 from common.quality.estimates import Cell
@@ -317,9 +317,9 @@ async def test_a_bound_of_another_revision_opens_nothing(
     client: AdminClient, evaluator: Any, keeper: SnapshotKeeper, clock: ManualClock
 ) -> None:
     assert await report(evaluator, bounds=[bound(clock)]) == [("L1", "default", True)]
-    directive = await client.policies.GetDirective(admin_pb.GetDirectiveRequest(name="L1"))
+    directive = await client.directives.GetDirective(directives_pb2.GetDirectiveRequest(name="L1"))
     directive.text = "Short"
-    await client.policies.UpdateDirective(admin_pb.UpdateDirectiveRequest(directive=directive))
+    await client.directives.UpdateDirective(directives_pb2.UpdateDirectiveRequest(directive=directive))
     await clock.advance(1)
     assert await report(evaluator, bounds=[bound(clock)]) == []
     await clock.advance(1)

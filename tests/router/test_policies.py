@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pith.router.v1 import directives_pb2 as dpb
 from pith.router.v1 import generation_pb2, policies_pb2
 
 from common.clock import ManualClock
@@ -31,7 +32,7 @@ async def admin(client: AdminClient) -> AsyncIterator[Any]:
 
 
 async def create_directive(admin: Any, name: str, **fields: Any) -> Any:
-    return await admin.CreateDirective(pb.CreateDirectiveRequest(directive=pb.Directive(name=name, **fields)))
+    return await admin.CreateDirective(dpb.CreateDirectiveRequest(directive=dpb.Directive(name=name, **fields)))
 
 
 async def create_policy(admin: Any, name: str, **fields: Any) -> Any:
@@ -50,13 +51,13 @@ async def test_a_new_router_decides_and_records_but_changes_nothing(admin: Any) 
     assert (policy.name, policy.tenant, policy.task) == ("default", "", "")
     assert (policy.mode, policy.floor, policy.floor_kind) == (pb.MODE_SHADOW, 0.95, pb.FLOOR_KIND_RELATIVE)
     assert list(policy.directives) == ["L1", "L2"]
-    directives = (await admin.ListDirectives(pb.ListDirectivesRequest())).directives
+    directives = (await admin.ListDirectives(dpb.ListDirectivesRequest())).directives
     assert [(d.name, d.text) for d in directives] == [
         ("L0", ""),
         ("L1", "Always answer briefly"),
         ("L2", "Always answer very briefly"),
     ]
-    assert (await admin.GetDirective(pb.GetDirectiveRequest(name="L0"))).name == "L0"
+    assert (await admin.GetDirective(dpb.GetDirectiveRequest(name="L0"))).name == "L0"
 
 
 async def test_a_created_directive_has_all_its_fields_and_author(admin: Any, clock: ManualClock) -> None:
@@ -65,15 +66,19 @@ async def test_a_created_directive_has_all_its_fields_and_author(admin: Any, clo
         admin,
         "terse",
         text="Answer in one line",
-        placement=pb.PLACEMENT_SYSTEM,
+        placement=dpb.PLACEMENT_SYSTEM,
         max_output_tokens=64,
         stop=["\n\n"],
         suppressed_words=["perhaps"],
         history_messages=4,
     )
-    found = await admin.GetDirective(pb.GetDirectiveRequest(name="terse"))
+    found = await admin.GetDirective(dpb.GetDirectiveRequest(name="terse"))
     assert found == made
-    assert (found.text, found.placement, found.max_output_tokens) == ("Answer in one line", pb.PLACEMENT_SYSTEM, 64)
+    assert (found.text, found.placement, found.max_output_tokens) == (
+        "Answer in one line",
+        dpb.PLACEMENT_SYSTEM,
+        64,
+    )
     assert (list(found.stop), list(found.suppressed_words), found.history_messages) == (["\n\n"], ["perhaps"], 4)
     assert (found.revision, found.updated_by) == (1, "the admin")
     assert found.updated_at.ToDatetime(tzinfo=clock.now().tzinfo) == clock.now()
@@ -86,7 +91,7 @@ async def test_what_is_left_out_gets_its_default(admin: Any) -> None:
     assert policy.bound_max_age_seconds == 604_800
     zeros = await create_policy(admin, "zeros", traffic_share=0, holdback_share=0, sample_share=0)
     assert (zeros.traffic_share, zeros.holdback_share, zeros.sample_share) == (0.0, 0.0, 0.0)
-    assert (await create_directive(admin, "plain")).placement == pb.PLACEMENT_TAIL
+    assert (await create_directive(admin, "plain")).placement == dpb.PLACEMENT_TAIL
 
 
 @pytest.mark.parametrize(
@@ -113,7 +118,7 @@ async def test_a_faulty_directive_is_refused_by_field(admin: Any, fields: Any, f
     found = await faults(create_directive(admin, **{"name": "new", **fields}))
     assert set(found) == {field}
     assert fault in found[field]
-    assert len((await admin.ListDirectives(pb.ListDirectivesRequest())).directives) == 3
+    assert len((await admin.ListDirectives(dpb.ListDirectivesRequest())).directives) == 3
 
 
 @pytest.mark.parametrize(
@@ -163,9 +168,9 @@ async def test_a_name_is_taken_once(admin: Any) -> None:
 
 async def test_what_does_not_exist_is_not_found(admin: Any) -> None:
     for call in (
-        admin.GetDirective(pb.GetDirectiveRequest(name="nobody")),
+        admin.GetDirective(dpb.GetDirectiveRequest(name="nobody")),
         admin.GetPolicy(pb.GetPolicyRequest(name="")),
-        admin.DeleteDirective(pb.DeleteDirectiveRequest(name="nobody", etag="x")),
+        admin.DeleteDirective(dpb.DeleteDirectiveRequest(name="nobody", etag="x")),
         admin.DeletePolicy(pb.DeletePolicyRequest(name="nobody", etag="x")),
         update_policy(admin, "nobody", "x"),
         admin.ListPolicyRevisions(pb.ListPolicyRevisionsRequest(name="nobody")),
@@ -216,7 +221,7 @@ async def test_an_update_is_checked_as_a_whole(admin: Any) -> None:
 
 async def test_an_etag_is_needed_and_must_be_the_present_one(admin: Any) -> None:
     made = await create_policy(admin, "p")
-    delete = pb.DeleteDirectiveRequest(name="L1")
+    delete = dpb.DeleteDirectiveRequest(name="L1")
     assert set(await faults(update_policy(admin, "p", "", floor=0.5))) == {"policy.etag"}
     assert set(await faults(admin.DeleteDirective(delete))) == {"etag"}
     changed = await update_policy(admin, "p", made.etag, floor=0.5)
@@ -234,46 +239,46 @@ async def test_a_change_that_changes_nothing_makes_no_revision(admin: Any) -> No
     made = await create_policy(admin, "p")
     assert await update_policy(admin, "p", made.etag, floor=0.9) == made
     assert await update_policy(admin, "p", made.etag, "etag", "name") == made
-    directive = await admin.GetDirective(pb.GetDirectiveRequest(name="L1"))
-    same = await admin.UpdateDirective(pb.UpdateDirectiveRequest(directive=directive, reason="to be sure"))
+    directive = await admin.GetDirective(dpb.GetDirectiveRequest(name="L1"))
+    same = await admin.UpdateDirective(dpb.UpdateDirectiveRequest(directive=directive, reason="to be sure"))
     assert (same.revision, same.etag) == (1, directive.etag)
 
 
 async def test_a_changed_directive_is_a_new_revision(admin: Any, keeper: SnapshotKeeper) -> None:
-    directive = await admin.GetDirective(pb.GetDirectiveRequest(name="L1"))
+    directive = await admin.GetDirective(dpb.GetDirectiveRequest(name="L1"))
     directive.text = "Keep it short"
-    changed = await admin.UpdateDirective(pb.UpdateDirectiveRequest(directive=directive))
+    changed = await admin.UpdateDirective(dpb.UpdateDirectiveRequest(directive=directive))
     assert (changed.revision, changed.text, changed.updated_by) == (2, "Keep it short", "the admin")
     assert keeper.snapshot.directives["L1"].text == "Keep it short"
-    await refused(admin.UpdateDirective(pb.UpdateDirectiveRequest(directive=directive)), "ABORTED", "ETAG_MISMATCH")
+    await refused(admin.UpdateDirective(dpb.UpdateDirectiveRequest(directive=directive)), "ABORTED", "ETAG_MISMATCH")
 
 
 async def test_l0_stays(admin: Any) -> None:
-    baseline = await admin.GetDirective(pb.GetDirectiveRequest(name="L0"))
+    baseline = await admin.GetDirective(dpb.GetDirectiveRequest(name="L0"))
     baseline.text = "Changed"
-    found = await faults(admin.UpdateDirective(pb.UpdateDirectiveRequest(directive=baseline)))
+    found = await faults(admin.UpdateDirective(dpb.UpdateDirectiveRequest(directive=baseline)))
     assert found == {"directive.name": "is L0, which is no directive and cannot be changed"}
-    delete = pb.DeleteDirectiveRequest(name="L0", etag=baseline.etag)
+    delete = dpb.DeleteDirectiveRequest(name="L0", etag=baseline.etag)
     await refused(admin.DeleteDirective(delete), "FAILED_PRECONDITION", "IN_USE")
 
 
 async def test_a_directive_in_use_stays(admin: Any) -> None:
     directive = await create_directive(admin, "terse")
     policy = await create_policy(admin, "p", directives=["terse"])
-    delete = pb.DeleteDirectiveRequest(name="terse", etag=directive.etag, reason="unused")
+    delete = dpb.DeleteDirectiveRequest(name="terse", etag=directive.etag, reason="unused")
     error = await refused(admin.DeleteDirective(delete), "FAILED_PRECONDITION", "IN_USE")
     assert error.metadata == {"used_by": "p"}
     await admin.DeletePolicy(pb.DeletePolicyRequest(name="p", etag=policy.etag))
     await admin.DeleteDirective(delete)
-    await refused(admin.GetDirective(pb.GetDirectiveRequest(name="terse")), "NOT_FOUND", "RESOURCE_NOT_FOUND")
+    await refused(admin.GetDirective(dpb.GetDirectiveRequest(name="terse")), "NOT_FOUND", "RESOURCE_NOT_FOUND")
 
 
 async def test_a_name_that_is_used_again_is_not_its_former_self(admin: Any) -> None:
     first = await create_directive(admin, "terse", text="One line")
-    await admin.DeleteDirective(pb.DeleteDirectiveRequest(name="terse", etag=first.etag))
+    await admin.DeleteDirective(dpb.DeleteDirectiveRequest(name="terse", etag=first.etag))
     second = await create_directive(admin, "terse", text="One word")
     assert second.revision > first.revision
-    delete = pb.DeleteDirectiveRequest(name="terse", etag=first.etag)
+    delete = dpb.DeleteDirectiveRequest(name="terse", etag=first.etag)
     await refused(admin.DeleteDirective(delete), "ABORTED", "ETAG_MISMATCH")
 
 
@@ -302,7 +307,7 @@ async def test_a_rollback_to_what_no_longer_fits(admin: Any) -> None:
     directive = await create_directive(admin, "terse")
     made = await create_policy(admin, "p", directives=["terse"])
     changed = await update_policy(admin, "p", made.etag, "directives")
-    await admin.DeleteDirective(pb.DeleteDirectiveRequest(name="terse", etag=directive.etag))
+    await admin.DeleteDirective(dpb.DeleteDirectiveRequest(name="terse", etag=directive.etag))
     rollback = pb.RollbackPolicyRequest(name="p", etag=changed.etag, revision=1)
     assert await faults(admin.RollbackPolicy(rollback)) == {"revision": "is 1, which allows terse; no longer there"}
     for revision in (0, 9, 2**32 - 1):
@@ -336,7 +341,7 @@ async def test_of_two_who_update_at_once_one_wins(admin: Any) -> None:
 async def test_a_directive_is_not_deleted_under_the_hands_of_who_names_it(admin: Any) -> None:
     for number in range(5):
         directive = await create_directive(admin, f"d{number}")
-        delete = pb.DeleteDirectiveRequest(name=directive.name, etag=directive.etag)
+        delete = dpb.DeleteDirectiveRequest(name=directive.name, etag=directive.etag)
         results = await asyncio.gather(
             create_policy(admin, f"p{number}", directives=[directive.name]),
             admin.DeleteDirective(delete),
@@ -354,9 +359,9 @@ async def test_every_change_is_noticed_by_other_routers(admin: Any, database: Da
     directive = await create_directive(admin, "terse")
     seen.append(await counter())
     directive.text = "One line"
-    directive = await admin.UpdateDirective(pb.UpdateDirectiveRequest(directive=directive))
+    directive = await admin.UpdateDirective(dpb.UpdateDirectiveRequest(directive=directive))
     seen.append(await counter())
-    await admin.DeleteDirective(pb.DeleteDirectiveRequest(name="terse", etag=directive.etag))
+    await admin.DeleteDirective(dpb.DeleteDirectiveRequest(name="terse", etag=directive.etag))
     seen.append(await counter())
     policy = await create_policy(admin, "p")
     seen.append(await counter())
@@ -385,7 +390,7 @@ async def test_pages_hold_everything_once_and_in_order(admin: Any, sizes: list[i
             reply = await admin.ListPolicies(pb.ListPoliciesRequest(page_size=size, page_token=token))
             return [policy.name for policy in reply.policies], reply.next_page_token
         if which == 1:
-            reply = await admin.ListDirectives(pb.ListDirectivesRequest(page_size=size, page_token=token))
+            reply = await admin.ListDirectives(dpb.ListDirectivesRequest(page_size=size, page_token=token))
             return [directive.name for directive in reply.directives], reply.next_page_token
         request = pb.ListPolicyRevisionsRequest(name="default", page_size=size, page_token=token)
         reply = await admin.ListPolicyRevisions(request)
@@ -408,14 +413,14 @@ async def test_pages_hold_everything_once_and_in_order(admin: Any, sizes: list[i
 async def test_a_made_up_page_token_is_refused(admin: Any, token: str) -> None:
     for call in (
         admin.ListPolicies(pb.ListPoliciesRequest(page_token=token)),
-        admin.ListDirectives(pb.ListDirectivesRequest(page_token=token)),
+        admin.ListDirectives(dpb.ListDirectivesRequest(page_token=token)),
         admin.ListPolicyRevisions(pb.ListPolicyRevisionsRequest(name="default", page_token=token)),
     ):
         assert "is not a token of this list" in (await faults(call))["page_token"]
 
 
 async def test_a_page_token_of_another_list_is_refused(admin: Any) -> None:
-    token = (await admin.ListDirectives(pb.ListDirectivesRequest(page_size=1))).next_page_token
+    token = (await admin.ListDirectives(dpb.ListDirectivesRequest(page_size=1))).next_page_token
     assert token
     assert set(await faults(admin.ListPolicies(pb.ListPoliciesRequest(page_token=token)))) == {"page_token"}
 
@@ -439,7 +444,7 @@ async def test_without_its_database_the_service_says_so(admin: Any, database: Da
         raise StoreUnavailable("connection refused")
 
     monkeypatch.setattr(DirectiveRepository, "all", down)
-    error = await refused(admin.ListDirectives(pb.ListDirectivesRequest()), "UNAVAILABLE", "DATABASE")
+    error = await refused(admin.ListDirectives(dpb.ListDirectivesRequest()), "UNAVAILABLE", "DATABASE")
     assert "refused" not in error.message
 
 

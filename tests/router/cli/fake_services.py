@@ -15,8 +15,15 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from pith.evaluator.v1 import evaluation_pb2 as evaluation
 from pith.evaluator.v1 import evaluation_pb2_grpc
+from pith.router.v1 import directives_pb2 as directives
+from pith.router.v1 import (
+    directives_pb2_grpc,
+    feedback_pb2_grpc,
+    generation_pb2_grpc,
+    policies_pb2_grpc,
+    reports_pb2_grpc,
+)
 from pith.router.v1 import feedback_pb2 as feedback
-from pith.router.v1 import feedback_pb2_grpc, generation_pb2_grpc, policies_pb2_grpc, reports_pb2_grpc
 from pith.router.v1 import generation_pb2 as generation
 from pith.router.v1 import policies_pb2 as policies
 from pith.router.v1 import reports_pb2 as reports
@@ -83,7 +90,7 @@ class FakeServices:
         self.failure: PithError | None = None
         self.requests: list[tuple[str, Any]] = []
         self.before_write: Callable[[FakeServices], None] = lambda _: None
-        self.directives: dict[str, policies.Directive] = {}
+        self.directives: dict[str, directives.Directive] = {}
         self.policies: dict[str, policies.Policy] = {}
         self.revisions: dict[str, list[policies.PolicyRevision]] = {}
         self.explanation = policies.ExplainResponse()
@@ -98,6 +105,7 @@ class FakeServices:
         self.hang = False
         self.stopping = threading.Event()
         self._server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
+        directives_pb2_grpc.add_DirectivesServicer_to_server(_Directives(self), self._server)
         policies_pb2_grpc.add_PoliciesServicer_to_server(_Policies(self), self._server)
         generation_pb2_grpc.add_GenerationServicer_to_server(_Generation(self), self._server)
         feedback_pb2_grpc.add_FeedbackServicer_to_server(_Feedback(self), self._server)
@@ -158,29 +166,31 @@ class _Service:
         self.world = world
 
 
-class _Policies(_Service, policies_pb2_grpc.PoliciesServicer):
+class _Directives(_Service, directives_pb2_grpc.DirectivesServicer):
     @_told
-    def CreateDirective(self, request: policies.CreateDirectiveRequest, context: Any) -> policies.Directive:
+    def CreateDirective(self, request: directives.CreateDirectiveRequest, context: Any) -> directives.Directive:
         self._check_directive(request.directive)
         if request.directive.name in self.world.directives:
             raise already_exists("directive", request.directive.name)
-        created = self.world.directives[request.directive.name] = policies.Directive()
+        created = self.world.directives[request.directive.name] = directives.Directive()
         created.CopyFrom(request.directive)
-        created.placement = created.placement or policies.PLACEMENT_TAIL
+        created.placement = created.placement or directives.PLACEMENT_TAIL
         self.world.stamp(created, 1)
         return created
 
     @_told
-    def GetDirective(self, request: policies.GetDirectiveRequest, context: Any) -> policies.Directive:
+    def GetDirective(self, request: directives.GetDirectiveRequest, context: Any) -> directives.Directive:
         return _get(self.world.directives, "directive", request.name)
 
     @_told
-    def ListDirectives(self, request: policies.ListDirectivesRequest, context: Any) -> policies.ListDirectivesResponse:
+    def ListDirectives(
+        self, request: directives.ListDirectivesRequest, context: Any
+    ) -> directives.ListDirectivesResponse:
         page, token = _page(sorted(self.world.directives.values(), key=lambda d: d.name), request.page_token)
-        return policies.ListDirectivesResponse(directives=page, next_page_token=token)
+        return directives.ListDirectivesResponse(directives=page, next_page_token=token)
 
     @_told
-    def UpdateDirective(self, request: policies.UpdateDirectiveRequest, context: Any) -> policies.Directive:
+    def UpdateDirective(self, request: directives.UpdateDirectiveRequest, context: Any) -> directives.Directive:
         self.world.before_write(self.world)
         present = _get(self.world.directives, "directive", request.directive.name)
         _check_etag("directive", request.directive.etag, present)
@@ -191,7 +201,7 @@ class _Policies(_Service, policies_pb2_grpc.PoliciesServicer):
         return updated
 
     @_told
-    def DeleteDirective(self, request: policies.DeleteDirectiveRequest, context: Any) -> Empty:
+    def DeleteDirective(self, request: directives.DeleteDirectiveRequest, context: Any) -> Empty:
         self.world.before_write(self.world)
         _check_etag("directive", request.etag, _get(self.world.directives, "directive", request.name))
         users = [p.name for p in self.world.policies.values() if request.name in p.directives]
@@ -200,6 +210,16 @@ class _Policies(_Service, policies_pb2_grpc.PoliciesServicer):
         del self.world.directives[request.name]
         return Empty()
 
+    def _check_directive(self, directive: directives.Directive) -> None:
+        faults = Violations()
+        name_fits = _NAME.fullmatch(directive.name) is not None
+        faults.require(name_fits, "directive.name", "has characters other than letters, digits, '.', '_', '-'")
+        length = len(directive.text)
+        faults.require(length <= 1000, "directive.text", f"has {length} characters, at most 1000 are allowed")
+        faults.raise_if_any()
+
+
+class _Policies(_Service, policies_pb2_grpc.PoliciesServicer):
     @_told
     def CreatePolicy(self, request: policies.CreatePolicyRequest, context: Any) -> policies.Policy:
         self._check_policy(request.policy)
@@ -260,14 +280,6 @@ class _Policies(_Service, policies_pb2_grpc.PoliciesServicer):
             faults.require(0 < request.request.floor <= 1, "request.floor", "must be above 0 and at most 1")
         faults.raise_if_any()
         return self.world.explanation
-
-    def _check_directive(self, directive: policies.Directive) -> None:
-        faults = Violations()
-        name_fits = _NAME.fullmatch(directive.name) is not None
-        faults.require(name_fits, "directive.name", "has characters other than letters, digits, '.', '_', '-'")
-        length = len(directive.text)
-        faults.require(length <= 1000, "directive.text", f"has {length} characters, at most 1000 are allowed")
-        faults.raise_if_any()
 
     def _check_policy(self, policy: policies.Policy) -> None:
         faults = Violations()

@@ -26,6 +26,7 @@ def test_create_sends_every_field(pithctl: Pithctl, fake: FakeServices) -> None:
         "stop": ["\n\n", "END"],
         "suppressed_words": ["certainly"],
         "history_messages": 4,
+        "template_variables": None,
         "revision": 1,
         "etag": '"terse-1"',
         "updated_at": "2026-03-01T12:00:00Z",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from pith.router.v1.policies_pb2 import Directive
+from pith.router.v1.directives_pb2 import Directive
 
 from common.errors import FieldViolation, PithError, invalid_argument
 from tests.router.cli.conftest import Pithctl

@@ -62,7 +62,7 @@ async def test_down_and_up_again_with_data(database: Database) -> None:
 async def test_a_newer_database_is_refused_and_left_alone(database: Database) -> None:
     async with database.writing() as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(SchemaVersionError, match=r"at migration 9999, .* \(its newest: 0001\)"):
+    with pytest.raises(SchemaVersionError, match=r"at migration 9999, .* \(its newest: \d{4}\)"):
         await database.open()
     async with database.reading() as connection:
         assert (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar() == "9999"

@@ -12,7 +12,7 @@ from pith.router.v1 import reports_pb2_grpc
 
 from common.auth import Role
 from common.clock import Clock
-from common.errors import Violations
+from common.errors import Violations, unimplemented
 from common.grpc_server import Context
 from common.limits import MAX_ID_CHARACTERS
 from common.quality.estimates import QualityBound
@@ -86,6 +86,9 @@ class ReportsService(reports_pb2_grpc.ReportsServicer):
     async def ListEngines(self, request: pb.ListEnginesRequest, context: Context) -> pb.ListEnginesResponse:
         views = sorted(self._engines(), key=lambda view: view.name)
         return pb.ListEnginesResponse(engines=map(convert.from_engine, views))
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.RouterStatus:
+        raise unimplemented("GetStatus")
 
     def _bound(self, bound: QualityBound, now: datetime) -> pb.ListBoundsResponse.Bound:
         snapshot, cell = self._keeper.snapshot, bound.cell
