@@ -28,6 +28,14 @@ class FieldViolation:
     description: str
 
 
+@dataclass(frozen=True, slots=True)
+class QuotaViolation:
+    """What was used up: whose (`subject`, e.g. "tenant:acme"), and which limit."""
+
+    subject: str
+    description: str
+
+
 class PithError(Exception):
     """What a caller is told when a call fails.
 
@@ -38,6 +46,7 @@ class PithError(Exception):
         violations: faulty fields of the request.
         metadata: facts for a program, such as the current etag.
         retry_after_seconds: when to try again, where that helps.
+        quota: what was used up, where that is why.
     """
 
     def __init__(
@@ -49,6 +58,7 @@ class PithError(Exception):
         violations: Sequence[FieldViolation] = (),
         metadata: Mapping[str, str] | None = None,
         retry_after_seconds: float | None = None,
+        quota: QuotaViolation | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -57,6 +67,7 @@ class PithError(Exception):
         self.violations = tuple(violations)
         self.metadata = dict(metadata or {})
         self.retry_after_seconds = retry_after_seconds
+        self.quota = quota
 
     def __str__(self) -> str:
         return f"{self.code.name} {self.reason}: {self.message}"
@@ -128,6 +139,17 @@ def resource_exhausted(reason: str, message: str, retry_after_seconds: float) ->
     return PithError(grpc.StatusCode.RESOURCE_EXHAUSTED, reason, message, retry_after_seconds=retry_after_seconds)
 
 
+def quota_exceeded(reason: str, subject: str, description: str, retry_after_seconds: float) -> PithError:
+    """RESOURCE_EXHAUSTED with QuotaFailure. `subject` is whose quota ("tenant:acme"), `description` the limit."""
+    return PithError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        reason,
+        f"{subject}: {description}",
+        retry_after_seconds=retry_after_seconds,
+        quota=QuotaViolation(subject, description),
+    )
+
+
 def unavailable(reason: str, message: str, retry_after_seconds: float | None = None) -> PithError:
     return PithError(grpc.StatusCode.UNAVAILABLE, reason, message, retry_after_seconds=retry_after_seconds)
 
@@ -160,7 +182,7 @@ def internal(message: str) -> PithError:
 
 
 def to_status(error: PithError) -> status_pb2.Status:
-    """The error as google.rpc.Status: ErrorInfo always, BadRequest and RetryInfo where they apply.
+    """The error as google.rpc.Status: ErrorInfo always, the other details where they apply.
 
     Texts are clipped and violations beyond the size of a trailer are left out (the message counts them all).
     """
@@ -171,6 +193,13 @@ def to_status(error: PithError) -> status_pb2.Status:
         delay = Duration()
         delay.FromMicroseconds(round(error.retry_after_seconds * 1e6))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    if error.quota is not None:
+        failure = error_details_pb2.QuotaFailure()
+        failure.violations.add(
+            subject=_clip(error.quota.subject, _MAX_FIELD_CHARACTERS),
+            description=_clip(error.quota.description, _MAX_MESSAGE_CHARACTERS),
+        )
+        status.details.add().Pack(failure)
     if error.violations:
         faults = error_details_pb2.BadRequest()
         room = _MAX_STATUS_BYTES - status.ByteSize() - 64  # the type's URL and lengths
@@ -203,13 +232,15 @@ def from_rpc_error(error: grpc.RpcError) -> PithError:
 
 def _add_details(error: PithError, status: status_pb2.Status) -> None:
     info, faults = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    retry = error_details_pb2.RetryInfo()
+    retry, quota = error_details_pb2.RetryInfo(), error_details_pb2.QuotaFailure()
     for detail in status.details:
         if detail.Unpack(info):
             error.reason = info.reason
             error.metadata = dict(info.metadata)
         elif detail.Unpack(faults):
             error.violations = tuple(FieldViolation(f.field, f.description) for f in faults.field_violations)
+        elif detail.Unpack(quota) and quota.violations:
+            error.quota = QuotaViolation(quota.violations[0].subject, quota.violations[0].description)
         elif detail.Unpack(retry):
             error.retry_after_seconds = retry.retry_delay.ToMicroseconds() / 1e6
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import errors
-from common.errors import FieldViolation, PithError, Violations
+from common.errors import FieldViolation, PithError, QuotaViolation, Violations
 
 TEXT = st.text(st.characters(blacklist_categories=("Cs",)), max_size=100)
 ERRORS = st.builds(
@@ -18,6 +18,7 @@ ERRORS = st.builds(
     violations=st.lists(st.builds(FieldViolation, TEXT, TEXT), max_size=3),
     metadata=st.dictionaries(TEXT, TEXT, max_size=2),
     retry_after_seconds=st.none() | st.integers(0, 10**9).map(lambda us: us / 1e6),
+    quota=st.none() | st.builds(QuotaViolation, TEXT, TEXT),
 )
 
 
