@@ -1,7 +1,7 @@
 """Who calls, as whom, and until when: roles, bearer tokens and the context of the request in hand."""
 
+import asyncio
 import hashlib
-import hmac
 import json
 import time
 import tomllib
@@ -11,14 +11,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+import structlog
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from common.clock import Clock, SystemClock
 from common.errors import unauthenticated
 
 REQUEST_ID_KEY = "x-request-id"
 TENANT_KEY = "x-tenant"
 DEFAULT_TENANT = "default"
+TOKENS_POLL_SECONDS = 1.0
+"""Wall time; a token that was taken out of a tokens file is refused within 5 s."""
 _BEARER = "Bearer "
+
+log = structlog.get_logger("auth")
 
 
 class Role(StrEnum):
@@ -69,7 +75,7 @@ def enter_request(request: RequestContext) -> None:
 
 
 class TokenEntry(BaseModel):
-    """One entry of a tokens file: the SHA-256 of a token (lower-case hex), never the token itself."""
+    """A token as it is kept: its SHA-256 (lower-case hex), never the token itself. An entry of a tokens file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -77,6 +83,7 @@ class TokenEntry(BaseModel):
     role: Role
     tenant: str = Field(default=DEFAULT_TENANT, min_length=1)
     name: str = Field(min_length=1)
+    expires_at: AwareDatetime | None = None
 
 
 _ENTRIES = TypeAdapter(list[TokenEntry])
@@ -109,31 +116,78 @@ def read_tokens(path: Path) -> Sequence[TokenEntry]:
 
 
 class Authenticator:
-    """Tells the caller from a call's metadata.
+    """Tells the caller from a call's metadata. Tokens come from a file and, in the router, from its database too.
 
     Args:
-        tokens: those that are known. None: no token is asked for, and every caller is an admin of the
-            tenant that metadata `x-tenant` names (default "default"); `ServiceConfig` allows that on loopback
-            only.
+        tokens: those that are known. None: no token is asked for, whatever others are put, and every caller is an
+            admin of the tenant that metadata `x-tenant` names (default "default"); `ServiceConfig` allows that on
+            loopback only.
+        clock: tells when a token has expired.
     """
 
-    def __init__(self, tokens: Sequence[TokenEntry] | None) -> None:
-        self._known = (
-            None if tokens is None else [(bytes.fromhex(t.sha256), Principal(t.name, t.role, t.tenant)) for t in tokens]
-        )
+    def __init__(self, tokens: Sequence[TokenEntry] | None, clock: Clock | None = None) -> None:
+        self.open = tokens is None
+        """No token is asked for."""
+        self._clock = clock or SystemClock()
+        self._path: Path | None = None
+        self._seen = b""
+        self._fault = ""
+        self._of_file: Sequence[TokenEntry] = tokens or ()
+        self._stored: Sequence[TokenEntry] = ()
+        self._known: Mapping[bytes, tuple[Principal, float | None]] = {}
+        self._renew()
 
     @classmethod
-    def from_file(cls, path: Path | None) -> "Authenticator":
-        """From a tokens file (see `read_tokens`); None asks for no tokens."""
-        return cls(None if path is None else read_tokens(path))
+    def from_file(cls, path: Path | None, clock: Clock | None = None) -> "Authenticator":
+        """From a tokens file (see `read_tokens`), which `watch` then follows; None asks for no tokens."""
+        if path is None:
+            return cls(None, clock)
+        # Before it is parsed: what changes meanwhile is seen as a change.
+        seen = path.read_bytes() if path.is_file() else b""
+        auth = cls(read_tokens(path), clock)
+        auth._path, auth._seen = path, seen
+        return auth
+
+    def put_stored(self, tokens: Sequence[TokenEntry]) -> None:
+        """Has these known besides those of the file, in place of all that were put before."""
+        self._stored = tokens
+        self._renew()
+
+    async def watch(self, poll_seconds: float = TOKENS_POLL_SECONDS) -> None:
+        """Takes in every change of the tokens file, until cancelled; a broken file leaves all as it was, and is logged.
+
+        Args:
+            poll_seconds: wall time between two looks.
+        """
+        while self._path is not None:
+            await asyncio.sleep(poll_seconds)
+            await self.reload()
+
+    async def reload(self) -> None:
+        """Reads the tokens file, if there is one and it has changed."""
+        if self._path is None:
+            return
+        try:
+            seen = await asyncio.to_thread(self._path.read_bytes)
+            if seen == self._seen:
+                return
+            tokens = await asyncio.to_thread(read_tokens, self._path)
+        except (ValueError, OSError, RecursionError) as error:
+            if str(error) != self._fault:
+                log.error("tokens file cannot be used; those known before stay in force", fault=str(error))
+            self._fault = str(error)
+            return
+        self._seen, self._of_file, self._fault = seen, tokens, ""
+        self._renew()
+        log.info("tokens file read", tokens=len(tokens))
 
     def authenticate(self, metadata: Mapping[str, str | bytes]) -> Principal:
         """The caller.
 
         Raises:
-            PithError: UNAUTHENTICATED when a token is needed and missing, malformed or unknown.
+            PithError: UNAUTHENTICATED when a token is needed and missing, malformed, unknown or expired.
         """
-        if self._known is None:
+        if self.open:
             tenant = metadata.get(TENANT_KEY)
             return Principal("local", Role.ADMIN, tenant if isinstance(tenant, str) and tenant else DEFAULT_TENANT)
         given = metadata.get("authorization")
@@ -141,12 +195,22 @@ class Authenticator:
             raise unauthenticated("a token is needed: metadata authorization: Bearer TOKEN")
         if not given.startswith(_BEARER):
             raise unauthenticated("metadata authorization must be: Bearer TOKEN")
-        digest = hashlib.sha256(given[len(_BEARER) :].encode()).digest()
-        found = None
-        # Every entry is compared, and each in constant time: the time taken says nothing about the tokens.
-        for known, principal in self._known:
-            if hmac.compare_digest(known, digest):
-                found = principal
+        # How long the look-up takes tells something about the digests that are known, and nothing about the tokens:
+        # nobody can choose a token by its digest.
+        found = self._known.get(hashlib.sha256(given[len(_BEARER) :].encode()).digest())
         if found is None:
             raise unauthenticated("the token is not known")
-        return found
+        principal, expires_at = found
+        if expires_at is not None and self._clock.now().timestamp() >= expires_at:
+            raise unauthenticated("the token has expired")
+        return principal
+
+    def _renew(self) -> None:
+        # Those of the file last: what is in it holds, whatever a database says.
+        self._known = {
+            bytes.fromhex(token.sha256): (
+                Principal(token.name, token.role, token.tenant),
+                None if token.expires_at is None else token.expires_at.timestamp(),
+            )
+            for token in (*self._stored, *self._of_file)
+        }

@@ -1,6 +1,5 @@
 """Configuration of a service: environment `PITH_<SERVICE>_*` over an optional TOML file, checked at start."""
 
-import ipaddress
 import os
 import re
 import sys
@@ -8,9 +7,9 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, Self, TypeVar
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -19,13 +18,16 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from common.addresses import is_loopback, is_unix, split_address
 from common.auth import read_tokens
+from common.certificates import read_authorities, read_certificate, read_key_pair
 from common.clock import SystemClock, clock_from_spec
 
 MEBIBYTE = 1 << 20
-_UNIX = ("unix:", "unix-abstract:")
 # What Kubernetes adds to every container for a service that is called pith-router, say.
 _SERVICE_LINK = re.compile(r"SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?").fullmatch
+# A URL's user and password; what is wrong with a setting is shown without.
+_PASSWORD = re.compile(r"://.*@").sub
 
 
 class ServiceConfig(BaseSettings):
@@ -49,6 +51,15 @@ class ServiceConfig(BaseSettings):
 
     # Before `listen`, whose check reads them.
     insecure: bool = Field(default=False, description="Serve beyond loopback without TLS.")
+    tls_certificate: Path | None = Field(
+        default=None,
+        description="PEM file of the server's certificate, then those that lead to its authority. With tls_key: "
+        "serve TLS only. All three files are read anew for new connections when they change.",
+    )
+    tls_key: Path | None = Field(default=None, description="PEM file of its private key, without a passphrase.")
+    tls_client_ca: Path | None = Field(
+        default=None, description="PEM file; clients must show a certificate that one of these has signed. None: any."
+    )
     tokens_file: Path | None = Field(
         default=None, description="Tokens that may call (TOML or JSON). None: open, on loopback only."
     )
@@ -62,7 +73,8 @@ class ServiceConfig(BaseSettings):
         default=None,
         ge=0,
         le=65535,
-        description="Port of Prometheus metrics; 0: any free; None: no metrics served.",
+        description="Port of Prometheus metrics on the host of `listen`; 0: any free; None: no metrics served. "
+        "Without TLS and tokens, also beyond loopback: figures and tenants' names, no texts; for a private network.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
@@ -91,6 +103,28 @@ class ServiceConfig(BaseSettings):
             read_tokens(path)
         return path
 
+    @field_validator("tls_certificate")
+    @classmethod
+    def _certificate_valid(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            read_certificate(path)
+        return path
+
+    @field_validator("tls_key")
+    @classmethod
+    def _key_fits(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        certificate = info.data.get("tls_certificate")
+        if path is not None and certificate is not None:
+            read_key_pair(certificate, path)
+        return path
+
+    @field_validator("tls_client_ca")
+    @classmethod
+    def _client_ca_readable(cls, path: Path | None) -> Path | None:
+        if path is not None:
+            read_authorities(path)
+        return path
+
     @field_validator("clock")
     @classmethod
     def _clock_known(cls, spec: str) -> str:
@@ -103,18 +137,29 @@ class ServiceConfig(BaseSettings):
         if is_loopback(listen):
             return listen
         # A field that failed its own check is missing here, and reported by itself.
-        if not info.data.get("insecure", True):
-            raise ValueError("is beyond loopback without TLS; set insecure to serve in the clear")
+        if not info.data.get("insecure", True) and info.data.get("tls_certificate", "") is None:
+            raise ValueError("is beyond loopback; set tls_certificate and tls_key, or insecure to serve in the clear")
         if info.data.get("tokens_file", "") is None:
             raise ValueError("is beyond loopback; set tokens_file, without which every caller is an admin")
         if not isinstance(clock_from_spec(info.data.get("clock")), SystemClock):
             raise ValueError("is beyond loopback; simulated time is for loopback only")
         return listen
 
+    @model_validator(mode="after")
+    def _tls_whole(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            there, missing = ("tls_key", "tls_certificate") if self.tls_key else ("tls_certificate", "tls_key")
+            raise ValueError(f"{missing}: is needed with {there}")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_certificate: is needed with tls_client_ca")
+        if self.insecure and self.tls_certificate is not None:
+            raise ValueError("insecure: says to serve without TLS, tls_certificate with it; unset one")
+        return self
+
     @property
     def listen_host(self) -> str:
         """Host of `listen`, for what else the service opens; loopback when it listens on a Unix socket."""
-        return "127.0.0.1" if self.listen.startswith(_UNIX) else split_address(self.listen)[0]
+        return "127.0.0.1" if is_unix(self.listen) else split_address(self.listen)[0]
 
     @classmethod
     def settings_customise_sources(
@@ -154,36 +199,6 @@ def load(cls: type[Config], **overrides: Any) -> Config:
         _refuse(cls, [str(error)])
 
 
-def split_address(listen: str) -> tuple[str, int]:
-    """Host (without brackets) and port of "HOST:PORT" or "[IPV6]:PORT".
-
-    Raises:
-        ValueError: says what is wrong with the address.
-    """
-    host, colon, port = listen.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or not host or (":" in host and not bracketed):
-        raise ValueError("must be HOST:PORT, [IPV6]:PORT or unix:PATH")
-    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
-        raise ValueError(f"has port {port!r}; it must be 0 to 65535")
-    return (host[1:-1] if bracketed else host), int(port)
-
-
-def is_loopback(listen: str) -> bool:
-    """Whether only this machine can reach the address.
-
-    Raises:
-        ValueError: the address is not HOST:PORT, [IPV6]:PORT or unix:PATH.
-    """
-    if listen.startswith(_UNIX):
-        return True
-    host = split_address(listen)[0]
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _unknown_variables(cls: type[ServiceConfig]) -> list[str]:
     prefix = str(cls.model_config["env_prefix"])
     known = [name.upper() for name in (*cls.model_fields, "config")]
@@ -199,14 +214,16 @@ def _unknown_variables(cls: type[ServiceConfig]) -> list[str]:
 
 def _line(cls: type[ServiceConfig], fault: Mapping[str, Any]) -> str:
     path = [str(part) for part in fault["loc"]]
+    if not path:  # of several settings together: the message names them
+        return str(fault["msg"]).removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
         return f"{'.'.join(path)}: unknown key"
     message = fault["msg"].removeprefix("Value error, ")
-    name = next((n for n, f in cls.model_fields.items() if path and path[0] in (n, f.validation_alias)), None)
+    name = next((n for n, f in cls.model_fields.items() if path[0] in (n, f.validation_alias)), None)
     # A secret, or a whole table, is no part of an error line.
     secret = name is not None and "Secret" in repr(cls.model_fields[name].annotation)
     shown = "" if secret or not isinstance(fault["input"], str | int | float) else f" = {fault['input']!r}"
-    return f"{'.'.join([name or path[0], *path[1:]] if path else [cls.__name__])}{shown}: {message}"
+    return f"{'.'.join([name or path[0], *path[1:]])}{_PASSWORD('://…@', shown)}: {message}"
 
 
 def _refuse(cls: type[ServiceConfig], lines: list[str]) -> NoReturn:

@@ -8,6 +8,7 @@ from typing import Any, Self
 import grpc
 
 from common.auth import REQUEST_ID_KEY, TENANT_KEY, current_request
+from common.client_tls import ClientTls
 
 Metadatum = tuple[str, str | bytes]
 
@@ -17,6 +18,7 @@ def connect(
     *,
     token: str | None = None,
     tenant: str | None = None,
+    tls: ClientTls | None = None,
     max_attempts: int = 3,
     max_message_bytes: int = 16 << 20,
 ) -> grpc.aio.Channel:
@@ -29,10 +31,17 @@ def connect(
         target: HOST:PORT, unix:PATH or a gRPC name such as dns:///router:7600 (balanced over all addresses).
         token: bearer token.
         tenant: the tenant to act for at a service that asks for no token.
+        tls: None: in the clear, the token too.
         max_attempts: tries of a call that fails with UNAVAILABLE before its first message, 1 to 5.
         max_message_bytes: largest message, each way.
+    Raises:
+        CertificateError: a file of `tls` cannot be used.
     """
-    channel = grpc.aio.insecure_channel(target, options=_options(max_attempts, max_message_bytes))
+    options = _options(max_attempts, max_message_bytes)
+    if tls is None:
+        channel = grpc.aio.insecure_channel(target, options=options)
+    else:
+        channel = grpc.aio.secure_channel(target, tls.credentials(), options=[*options, *tls.options])
     fixed: list[Metadatum] = []
     if token is not None:
         fixed.append(("authorization", f"Bearer {token}"))

@@ -1,26 +1,34 @@
 """Structured logs: a line of JSON (or console text) an event, in UTC, with the id of the request in hand."""
 
+import contextlib
 import logging
 import sys
+import threading
 from collections.abc import MutableMapping
-from typing import Any, Literal, TextIO
+from types import TracebackType
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 
 from common.auth import current_request
+from common.tracebacks import safe_traceback
 
 # What people and models wrote. An event may carry its length, never itself.
 _WITHHELD = frozenset(
     {
         "answer",
+        "comment",
         "completion",
         "content",
         "messages",
         "output",
         "prompt",
         "prompts",
+        "reference",
         "request",
         "response",
+        "stop",
+        "suppressed_words",
         "text",
     }
 )
@@ -45,17 +53,17 @@ def configure(
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _Stamp(service),
         _withhold,
+        _describe_exception,
     ]
     render: list[structlog.typing.Processor]
     if log_format == "json":
-        # Frames without their locals: those hold prompts.
-        render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+        render = [structlog.processors.JSONRenderer(default=str)]
     else:
-        render = [structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+        render = [structlog.dev.ConsoleRenderer(colors=out.isatty())]
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(file=out),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Unfailing(out))),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(out)
@@ -65,7 +73,40 @@ def configure(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
         )
     )
+    handler.addFilter(_drop_what_asyncio_quotes)
     logging.basicConfig(handlers=[handler], level=max(threshold, logging.INFO), force=True)
+
+
+def log_uncaught() -> None:
+    """Has exceptions that nothing catches logged as all others are; Python's own report has their message."""
+    log = structlog.get_logger("uncaught")
+
+    def of_main(_kind: type[BaseException], error: BaseException, _frames: TracebackType | None) -> None:
+        log.critical("uncaught exception", exc_info=error)
+
+    def of_thread(args: threading.ExceptHookArgs) -> None:
+        if not issubclass(args.exc_type, SystemExit):
+            name = args.thread.name if args.thread else ""
+            log.critical("uncaught exception", thread=name, exc_info=args.exc_value)
+
+    sys.excepthook = of_main
+    threading.excepthook = of_thread
+    sys.unraisablehook = lambda raised: log.error("exception ignored", exc_info=raised.exc_value)
+
+
+class _Unfailing:
+    """A line that cannot be written, on a full disk for one, is lost: it must not take with it what it speaks of."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, line: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(line)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 class _Stamp:
@@ -83,6 +124,22 @@ class _Stamp:
         if request is not None:
             event.setdefault("request_id", request.request_id)
         return event
+
+
+def _describe_exception(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    given = event.pop("exc_info", None)
+    error = sys.exc_info()[1] if given is True else given[1] if isinstance(given, tuple) else given
+    if isinstance(error, BaseException):
+        event["exception"] = safe_traceback(error)
+    return event
+
+
+def _drop_what_asyncio_quotes(record: logging.LogRecord) -> bool:
+    """asyncio's messages quote a task's exception and a callback's arguments; the exception itself comes with them."""
+    if record.name == "asyncio" and record.levelno >= logging.ERROR:
+        record.msg = "a task or a callback failed" if record.exc_info else record.getMessage().partition("\n")[0]
+        record.args = ()
+    return True
 
 
 def _withhold(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

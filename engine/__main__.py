@@ -10,9 +10,12 @@ import structlog
 from pith.engine.v1 import control_pb2, inference_pb2
 
 from common.auth import Authenticator, Role
+from common.certificates import CertificateError
+from common.clock import clock_from_spec
+from common.command_line import command_line
 from common.config import load
 from common.grpc_server import GrpcServer, run_until_signalled
-from common.logging import configure
+from common.logging import configure, log_uncaught
 from common.metrics import Metrics
 from engine.backends.cuda.cupy_device import DeviceError
 from engine.config import EngineConfig
@@ -21,10 +24,14 @@ from engine.metrics import EngineMetrics
 from engine.service import ControlService, InferenceService
 from engine.weights import ModelError
 
+CALLERS = {Role.ENGINE}
+"""Routers, and who else may use an engine directly. A client may not: no policy, limit or ledger would know of it."""
+
 
 def main() -> None:
-    config = load(EngineConfig)
+    config = load(EngineConfig, **command_line(EngineConfig, "engine"))
     configure("engine", config.log_level, config.log_format)
+    log_uncaught()
     try:
         # A thread that ends gives the threads back that OpenMP made for it. Kept, they would compete with the decode
         # loop's own for the processors, which then sleep between operators.
@@ -34,7 +41,7 @@ def main() -> None:
         sys.exit(f"engine: {fault}")
     try:
         asyncio.run(serve(config, engine))
-    except OSError as fault:
+    except (OSError, CertificateError) as fault:
         sys.exit(f"engine: {fault}")
 
 
@@ -56,21 +63,21 @@ async def serve(config: EngineConfig, engine: Engine) -> None:
 
 def build_server(config: EngineConfig, engine: Engine, metrics: Metrics) -> GrpcServer:
     """A server of both services, not listening yet, with the engine's decode loop running."""
-    server = GrpcServer(config, Authenticator.from_file(config.tokens_file), metrics)
+    server = GrpcServer(config, Authenticator.from_file(config.tokens_file, clock_from_spec(config.clock)), metrics)
     engine.start(EngineMetrics(metrics, engine.load).finished)
     server.add(
         InferenceService(engine, draw_seed=lambda: secrets.randbits(64)),
         inference_pb2.DESCRIPTOR.services_by_name["Inference"],
-        roles={"Generate": {Role.CLIENT}, "StreamGenerate": {Role.CLIENT}},
+        roles={"Generate": CALLERS, "StreamGenerate": CALLERS},
     )
     server.add(
         ControlService(engine, _version(), not_serving=lambda: server.set_serving(False)),
         control_pb2.DESCRIPTOR.services_by_name["Control"],
         roles={
-            "GetModelInfo": {Role.CLIENT},
-            "GetLoad": {Role.CLIENT},
-            "WatchLoad": {Role.CLIENT},
-            "Abort": {Role.CLIENT},
+            "GetModelInfo": CALLERS,
+            "GetLoad": CALLERS,
+            "WatchLoad": CALLERS,
+            "Abort": CALLERS,
             "Drain": set(),
         },
         watches={"WatchLoad"},

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from google.protobuf.struct_pb2 import Struct
 from pith.common.v1 import energy_pb2, text_pb2
 from pith.engine.v1 import control_pb2, inference_pb2
 
@@ -19,11 +20,16 @@ from common.limits import (
     MIN_REPETITION_PENALTY,
     check_stop,
     check_suppressed_words,
+    check_template_variables,
 )
 from engine.engine import Load, ModelCard
 from engine.request import Finished
 from engine.sampling import SamplingParams, TokenLogprob
 from engine.stream import Delta
+from engine.tokenizer import TemplateValue
+
+MAX_EXACT_INTEGER = 2**53
+"""The largest up to which a double tells every whole number apart."""
 
 _ROLES = {text_pb2.ROLE_SYSTEM: "system", text_pb2.ROLE_USER: "user", text_pb2.ROLE_ASSISTANT: "assistant"}
 
@@ -37,6 +43,8 @@ class Prompt:
     """{role, content}"""
     text: str = ""
     token_ids: Sequence[int] = ()
+    template_variables: Mapping[str, TemplateValue] | None = None
+    """Beside the chat template's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +102,13 @@ def asked(request: inference_pb2.GenerateRequest, card: ModelCard, max_prompt_ch
 def _prompt(request: inference_pb2.GenerateRequest, card: ModelCard, max_characters: int, faults: Violations) -> Prompt:
     field = request.WhichOneof("input")
     if field == "messages":
-        return Prompt(field, messages=_messages(request.messages.messages, card, max_characters, faults))
+        variables = request.messages.template_variables
+        few = check_template_variables(faults, f"{field}.template_variables", variables)
+        return Prompt(
+            field,
+            messages=_messages(request.messages.messages, card, max_characters, faults),
+            template_variables=_template_variables(variables) if few else None,
+        )
     if field == "text":
         if faults.require(len(request.text) > 0, field, "is empty; at least 1 character"):
             _check_characters(field, len(request.text), max_characters, card, faults)
@@ -131,6 +145,21 @@ def _messages(
             len(message.content) > 0, f"messages.messages[{index}].content", "is empty; at least 1 character"
         )
     return [{"role": _ROLES.get(message.role, ""), "content": message.content} for message in messages]
+
+
+def _template_variables(variables: Struct) -> dict[str, TemplateValue]:
+    """Whole numbers, which a Struct holds as floats, as the integers that templates print; others are left out."""
+    values: dict[str, TemplateValue] = {}
+    for name, value in variables.fields.items():
+        kind = value.WhichOneof("kind")
+        if kind == "bool_value":
+            values[name] = value.bool_value
+        elif kind == "string_value":
+            values[name] = value.string_value
+        elif kind == "number_value":
+            number = value.number_value
+            values[name] = int(number) if number.is_integer() and abs(number) <= MAX_EXACT_INTEGER else number
+    return values
 
 
 def _check_characters(field: str, characters: int, limit: int, card: ModelCard, faults: Violations) -> None:
@@ -272,6 +301,7 @@ def model_info_message(card: ModelCard, version: str) -> control_pb2.ModelInfo:
         accepts_messages=card.accepts_messages,
         accepts_logprobs=True,
         accepts_resume=True,
+        template_variables=card.template_variables,
     )
 
 

@@ -44,6 +44,8 @@ class ModelCard:
     energy_source: EnergySource
     idle_watts: float | None
     accepts_messages: bool
+    template_variables: tuple[str, ...]
+    """What the chat template reads beside its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ class Engine:
             energy_source=meter.source,
             idle_watts=meter.idle_watts,
             accepts_messages=tokenizer.accepts_messages,
+            template_variables=tokenizer.template_variables,
         )
         self._blocks = backend.blocks
         self._modelled = modelled

@@ -113,7 +113,7 @@ class InferenceService:
 
     def _encode(self, prompt: convert.Prompt) -> Sequence[int]:
         if prompt.field == "messages":
-            return self._engine.tokenizer.encode_messages(prompt.messages)
+            return self._engine.tokenizer.encode_messages(prompt.messages, prompt.template_variables)
         if prompt.field == "text":
             return self._engine.tokenizer.encode(prompt.text)
         return prompt.token_ids

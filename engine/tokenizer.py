@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
+import jinja2.meta
 import tokenizers
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from common.limits import OWN_TEMPLATE_VARIABLES
 from engine.suppression import Suppression, TokenIndex
 from engine.weights import ModelError, read_json
 
@@ -19,6 +21,7 @@ SPACE_MARK = "▁"
 """SentencePiece's visible space."""
 KEPT_SUPPRESSIONS = 64
 """Lists of suppressed words made ready: directives send the same ones with every request."""
+TemplateValue = bool | int | float | str
 
 
 class TemplateRejectedError(ValueError):
@@ -48,7 +51,7 @@ class Tokenizer:
         self.vocabulary_size = vocabulary_size
         self._token_bytes, self._strips_first_space = _token_bytes(file, self._tokenizer, serialised, vocabulary_size)
         self._longest_token_bytes = max(map(len, self._token_bytes))
-        self._template, self._special_tokens = _chat_template(directory)
+        self._template, self._special_tokens, self.template_variables = _chat_template(directory)
         self._suppression = lru_cache(KEPT_SUPPRESSIONS)(lambda words: Suppression(self._token_index, words))
         added = self._tokenizer.get_added_tokens_decoder().values()
         special = [re.escape(token.content) for token in added if token.special]
@@ -67,23 +70,37 @@ class Tokenizer:
         """Token ids of plain text, with the special tokens that the model wants around it."""
         return self._tokenizer.encode(text).ids
 
-    def encode_messages(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def encode_messages(
+        self, messages: Sequence[Mapping[str, str]], template_variables: Mapping[str, TemplateValue] | None = None
+    ) -> list[int]:
         """Token ids of the conversation {role, content}… up to where the assistant's turn begins.
 
-        Special tokens come from the template alone: content that spells one is encoded as text.
+        Special tokens come from the template alone: content, or a variable, that spells one is encoded as text.
+
+        Args:
+            template_variables: beside the template's own, which win; one that it does not read has no effect.
 
         Raises TemplateRejectedError where the template refuses the messages.
         """
         if self._template is None:
             raise TemplateRejectedError("the model has no chat template")
-        cut = _absent_character(messages)
-        # Content that spells a special token is text all the same: a cut after its first character keeps the spelling
-        # from being read as the token, and the template still sees the content (a cut is no part of other content).
-        quoted = [
-            {**message, "content": self._special_start.sub(rf"\1{cut}", message["content"])} for message in messages
-        ]
+        variables = template_variables or {}
+        contents = [message["content"] for message in messages]
+        cut = _absent_character("".join(contents + [value for value in variables.values() if isinstance(value, str)]))
+
+        def quoted(text: str) -> str:
+            # Text that spells a special token is text all the same: a cut after its first character keeps the spelling
+            # from being read as the token, and the template still sees the text (a cut is no part of other text).
+            return self._special_start.sub(rf"\1{cut}", text)
+
+        given = {
+            **{name: quoted(value) if isinstance(value, str) else value for name, value in variables.items()},
+            **self._special_tokens,
+            "messages": [{**message, "content": quoted(message["content"])} for message in messages],
+            "add_generation_prompt": True,
+        }
         try:
-            text = self._template.render(messages=quoted, add_generation_prompt=True, **self._special_tokens)
+            text = self._template.render(given)
         except Exception as fault:  # a template is a program: it can raise whatever its expressions raise
             raise TemplateRejectedError(str(fault)) from None
         first, *others = text.split(cut)
@@ -127,10 +144,9 @@ def _unprefixed(part: Any) -> Any:
     return {name: never.get(name, _unprefixed(value)) for name, value in part.items()}
 
 
-def _absent_character(messages: Sequence[Mapping[str, str]]) -> str:
-    """A character for private use that no message contains."""
-    contents = "".join(message["content"] for message in messages)
-    unused = (character for character in map(chr, range(0x10FFFD, 0xFFFFF, -1)) if character not in contents)
+def _absent_character(text: str) -> str:
+    """A character for private use that the text does not contain."""
+    unused = (character for character in map(chr, range(0x10FFFD, 0xFFFFF, -1)) if character not in text)
     character = next(unused, None)
     if character is None:
         raise TemplateRejectedError("they use up all private-use characters of Unicode's last plane")
@@ -204,8 +220,8 @@ def _byte_fallback(token: str) -> bytes:
     return bytes([int(byte[1], 16)]) if byte else token.replace(SPACE_MARK, " ").encode()
 
 
-def _chat_template(directory: Path) -> tuple[jinja2.Template | None, dict[str, str]]:
-    """The compiled template, if the model has one, and the special tokens that it may name."""
+def _chat_template(directory: Path) -> tuple[jinja2.Template | None, dict[str, str], tuple[str, ...]]:
+    """The compiled template, if the model has one, the special tokens that it may name, and what else it reads."""
     file = directory / "tokenizer_config.json"
     values = read_json(file) if file.exists() else {}
     special = {
@@ -220,12 +236,13 @@ def _chat_template(directory: Path) -> tuple[jinja2.Template | None, dict[str, s
     if isinstance(source, list):  # named templates
         source = next((one["template"] for one in source if one.get("name") == "default"), None)
     if source is None:
-        return None, special
+        return None, special, ()
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
     try:
-        return environment.from_string(source), special
+        read = jinja2.meta.find_undeclared_variables(environment.parse(source))
+        return environment.from_string(source), special, tuple(sorted(read - OWN_TEMPLATE_VARIABLES))
     except jinja2.TemplateError as fault:
         raise ModelError(file, f"chat template does not compile ({fault})") from None
 

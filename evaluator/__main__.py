@@ -6,17 +6,20 @@ import asyncio
 import sys
 
 from common.auth import Authenticator
+from common.certificates import CertificateError
 from common.clock import SystemClock, clock_from_spec
+from common.command_line import command_line
 from common.config import load
 from common.grpc_client import connect
 from common.grpc_server import GrpcServer, run_until_signalled
-from common.logging import configure
+from common.logging import configure, log_uncaught
 from common.metrics import Metrics
 from evaluator.client import RouterClient
 from evaluator.config import EvaluatorConfig
 from evaluator.judges.reference import ReferenceJudge
 from evaluator.loop import EvaluationLoop
 from evaluator.service import DESCRIPTOR, ROLES, WATCHES, EvaluationService
+from evaluator.trial import Trials
 
 
 async def serve(config: EvaluatorConfig) -> None:
@@ -29,6 +32,7 @@ async def serve(config: EvaluatorConfig) -> None:
     channel = connect(
         config.router,
         token=config.token.get_secret_value() if config.token is not None else None,
+        tls=config.router_tls,
         # The client itself tries again, as RetryInfo says.
         max_attempts=1,
         max_message_bytes=config.max_message_bytes,
@@ -43,9 +47,11 @@ async def serve(config: EvaluatorConfig) -> None:
             generation_deadline_seconds=config.generation_deadline_seconds,
             lease_seconds=config.lease_seconds,
         )
-        loop = EvaluationLoop(config, router, ReferenceJudge(), clock_from_spec(config.clock), SystemClock(), metrics)
-        server = GrpcServer(config, Authenticator.from_file(config.tokens_file), metrics)
-        server.add(EvaluationService(loop), DESCRIPTOR, roles=ROLES, watches=WATCHES)
+        clock = clock_from_spec(config.clock)
+        loop = EvaluationLoop(config, router, ReferenceJudge(), clock, SystemClock(), metrics)
+        server = GrpcServer(config, Authenticator.from_file(config.tokens_file, clock), metrics)
+        trials = Trials(router, ReferenceJudge(), config.concurrency, config.alpha, loop.spending)
+        server.add(EvaluationService(loop, trials), DESCRIPTOR, roles=ROLES, watches=WATCHES)
         if config.metrics_port is not None:
             metrics.serve(config.metrics_port, config.listen_host)
         await server.start()
@@ -66,11 +72,12 @@ async def _announce(server: GrpcServer, loop: EvaluationLoop) -> None:
 
 
 def main() -> None:
-    config = load(EvaluatorConfig)
+    config = load(EvaluatorConfig, **command_line(EvaluatorConfig, "evaluator"))
     configure("evaluator", config.log_level, config.log_format)
+    log_uncaught()
     try:
         asyncio.run(serve(config))
-    except OSError as fault:
+    except (OSError, CertificateError) as fault:
         sys.exit(f"evaluator: {fault}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -95,15 +96,36 @@ class RouterClient:
         reply = await self._once(self._feedback.DrawSamples, request, self._deadline_seconds)
         return [to_sample(sample) for sample in reply.samples]
 
-    async def generate(self, sample: Sample, directive: str, revision: int) -> Generated:
+    async def draw_for_trial(self, task: str, model: str, count: int) -> Sequence[Sample]:
+        """At most `count` samples that can be graded, drawn uniformly from those of one model and left as they are.
+
+        Args:
+            model: "name@digest", or a name; where more than one fits, or it is empty, that with most samples.
+        """
+        request = feedback_pb2.DrawSamplesRequest(model=model, task=task, count=count, evaluator=self._evaluator)
+        reply = await self._once(self._feedback.DrawSamples, request, self._deadline_seconds)
+        return [to_sample(sample) for sample in reply.samples]
+
+    async def generate(
+        self, sample: Sample, directive: str, revision: int, candidate: bytes | None = None
+    ) -> Generated:
         """Has a sample's prompt answered under a directive, with the sampling, seed and limits it was served with.
+
+        Args:
+            candidate: pith.router.v1.Directive that is only tried; `directive` is then TRIAL.
 
         Tries again after transient errors, when RetryInfo says so. All tries are one request to the router, which
         never generates for the same one twice.
         """
         request = generation_pb2.GenerateRequest.FromString(sample.request)
         request.request_id = uuid.uuid4().hex
-        request.evaluation.directive = directive
+        if not request.sampling.HasField("seed"):
+            # Served by an engine that told none: the answers to be compared still get the same one.
+            request.sampling.seed = zlib.crc32(sample.sample_id.encode())
+        if candidate is None:
+            request.evaluation.directive = directive
+        else:
+            request.evaluation.candidate.ParseFromString(candidate)
         reply = await self._persistently(self._generation.Generate, request, self._generation_deadline_seconds)
         served = reply.started.decision.directive
         if served != directive:

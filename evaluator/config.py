@@ -1,8 +1,12 @@
 """Configuration of the evaluator: environment `PITH_EVALUATOR_*`, or the TOML file that PITH_EVALUATOR_CONFIG names."""
 
-from pydantic import Field, SecretStr, model_validator
+from pathlib import Path
+
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from common.addresses import check_target
+from common.client_tls import ClientTls, from_settings
 from common.config import ServiceConfig
 from common.quality.trigger import EvaluationTrigger
 from evaluator.sampling import Economy
@@ -13,12 +17,26 @@ class EvaluatorConfig(ServiceConfig):
 
     model_config = SettingsConfigDict(env_prefix="PITH_EVALUATOR_")
 
-    listen: str = "127.0.0.1:7600"
+    listen: str = Field(default="127.0.0.1:7600", description="HOST:PORT, [IPV6]:PORT or unix:PATH; port 0: any free.")
     drain_seconds: float = Field(
         default=10.0, ge=0, le=3600, description="Time for the batch in hand to end before it is abandoned."
     )
-    router: str = Field(default="127.0.0.1:7400", min_length=1, description="Address of the router.")
+    router: str = Field(
+        default="127.0.0.1:7400",
+        description="Address of the router: HOST:PORT, [IPV6]:PORT, dns:///HOST:PORT or unix:PATH.",
+    )
     token: SecretStr | None = Field(default=None, description="Bearer token of role evaluator at the router.")
+    router_tls_ca: Path | None = Field(
+        default=None,
+        description="PEM file; the router must show a certificate that one of these has signed, for the host of its "
+        "address. None: it is called in the clear, the token too.",
+    )
+    router_tls_certificate: Path | None = Field(
+        default=None,
+        description="PEM file of the evaluator's certificate, for a router with tls_client_ca. Read at the start: "
+        "restart the evaluator when it has been renewed, which loses nothing.",
+    )
+    router_tls_key: Path | None = Field(default=None, description="PEM file of its private key, without a passphrase.")
     name: str = Field(
         default="evaluator", min_length=1, max_length=64, description="Name that leases and reports carry."
     )
@@ -75,10 +93,26 @@ class EvaluatorConfig(ServiceConfig):
         default=30.0, gt=0, le=600, description="Deadline of any other call to the router, wall time."
     )
 
+    @field_validator("router")
+    @classmethod
+    def _router_reachable(cls, address: str) -> str:
+        check_target(address)
+        return address
+
+    @model_validator(mode="after")
+    def _router_tls_whole(self) -> "EvaluatorConfig":
+        _ = self.router_tls
+        return self
+
     @model_validator(mode="after")
     def _trigger_times_agree(self) -> "EvaluatorConfig":
         _ = self.trigger
         return self
+
+    @property
+    def router_tls(self) -> ClientTls | None:
+        """How the router is called; None: in the clear."""
+        return from_settings("router_tls_", self.router_tls_ca, self.router_tls_certificate, self.router_tls_key)
 
     @property
     def trigger(self) -> EvaluationTrigger:

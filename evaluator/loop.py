@@ -101,7 +101,10 @@ class EvaluationLoop:
         """One look at whether to evaluate, and the evaluation; the fault that it met."""
         try:
             await self.knowledge.ensure()
-            if not self._should_run(await self.knowledge.refresh()) or self._stopping.is_set():
+            plan = await self.knowledge.refresh()
+            if not self._cut_short:
+                self.last_fault = ""
+            if not self._should_run(plan) or self._stopping.is_set():
                 return None
         except Exception as error:
             return self._noted(error)
@@ -128,6 +131,7 @@ class EvaluationLoop:
             await self.knowledge.ensure()
             if await evaluation.run(self._stopping):
                 fault = None
+                self.last_fault = ""
                 self.evaluations += 1
                 # One that found nothing to judge, for want of samples or of such a task, must not put off the next.
                 if evaluation.scored + evaluation.unscored > 0 and self.knowledge.plan is not None:

@@ -12,6 +12,8 @@ L0 = "L0"
 """The baseline: no directive."""
 L0_REVISION = 1
 """L0 is never edited."""
+TRIAL = "trial"
+"""As what the router serves a directive that is tried and is not one yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import aclosing
 
+from pith.common.v1 import energy_pb2
 from pith.evaluator.v1 import evaluation_pb2
 from pith.router.v1 import feedback_pb2
 
 from common.auth import Role
 from common.errors import FieldViolation, Violations, invalid_argument
 from common.grpc_server import Context
+from common.limits import MAX_ID_CHARACTERS
 from common.quality.estimates import Cell, Verdict
 from common.quality.graders import GRADERS, grade
+from common.quality.trial import DEFAULT_TRIAL_FLOOR, DEFAULT_TRIAL_SAMPLES, MAX_TRIAL_SAMPLES, Interval
 from evaluator.convert import from_bound, from_cell, from_time
 from evaluator.judges.reference import judge_name
 from evaluator.loop import EvaluationLoop
 from evaluator.progress import Progress
+from evaluator.trial import TrialOutcome, Trials, TrialStep
 
 DESCRIPTOR = evaluation_pb2.DESCRIPTOR.services_by_name["Evaluation"]
 ROLES: Mapping[str, Collection[Role]] = {
@@ -28,7 +33,7 @@ ROLES: Mapping[str, Collection[Role]] = {
     "SubmitRating": {Role.CLIENT},
     "ListPendingReviews": (),
 }
-WATCHES = ("RunEvaluation",)
+WATCHES = ("RunEvaluation", "TrialDirective")
 
 MAX_ANSWER_CHARACTERS = 262_144
 MAX_REFERENCE_CHARACTERS = 8_192
@@ -41,10 +46,11 @@ _VERDICTS: Mapping[Verdict, evaluation_pb2.Verdict.ValueType] = {
 
 
 class EvaluationService:
-    """Answers for the loop. SubmitRating and ListPendingReviews are not here: the server answers UNIMPLEMENTED."""
+    """Speaks for loop and trials. SubmitRating and ListPendingReviews are not here: those answer UNIMPLEMENTED."""
 
-    def __init__(self, loop: EvaluationLoop) -> None:
+    def __init__(self, loop: EvaluationLoop, trials: Trials) -> None:
         self._loop = loop
+        self._trials = trials
 
     async def Score(self, request: evaluation_pb2.ScoreRequest, context: Context) -> evaluation_pb2.ScoreResponse:
         violations = Violations()
@@ -66,6 +72,25 @@ class EvaluationService:
     ) -> AsyncIterator[evaluation_pb2.EvaluationProgress]:
         async for progress in self._loop.start(request.task).progress.watch():
             yield _from_progress(progress)
+
+    async def TrialDirective(
+        self, request: evaluation_pb2.TrialDirectiveRequest, context: Context
+    ) -> AsyncIterator[evaluation_pb2.TrialProgress]:
+        samples = request.samples or DEFAULT_TRIAL_SAMPLES
+        floor = request.floor if request.HasField("floor") else DEFAULT_TRIAL_FLOOR
+        violations = Violations()
+        violations.require(request.HasField("directive"), "directive", "is missing")
+        for field, text in (("task", request.task), ("model", request.model)):
+            violations.require(
+                len(text) <= MAX_ID_CHARACTERS, field, f"has {len(text):,} characters; at most {MAX_ID_CHARACTERS}"
+            )
+        violations.require(samples <= MAX_TRIAL_SAMPLES, "samples", f"is {samples:,}; must be 1 to {MAX_TRIAL_SAMPLES}")
+        violations.require(0 < floor <= 1, "floor", f"is {floor:g}; must be above 0 and at most 1")
+        violations.raise_if_any()
+        candidate = request.directive.SerializeToString()
+        async with aclosing(self._trials.run(candidate, request.task, request.model, samples, floor)) as steps:
+            async for step in steps:
+                yield _from_trial(step)
 
     async def ListEstimates(
         self, request: evaluation_pb2.ListEstimatesRequest, context: Context
@@ -111,4 +136,52 @@ def _from_progress(progress: Progress) -> evaluation_pb2.EvaluationProgress:
         done=progress.done,
         energy_joules=progress.energy_joules,
         carbon_grams=progress.carbon_grams,
+    )
+
+
+def _from_trial(step: TrialStep) -> evaluation_pb2.TrialProgress:
+    return evaluation_pb2.TrialProgress(
+        samples_done=step.samples_done,
+        samples_planned=step.samples_planned,
+        result=None if step.outcome is None else _from_outcome(step.outcome),
+    )
+
+
+def _from_outcome(outcome: TrialOutcome) -> evaluation_pb2.TrialResult:
+    result = outcome.result
+    return evaluation_pb2.TrialResult(
+        samples=result.samples,
+        failed=outcome.failed,
+        model=outcome.model,
+        output_tokens=result.output_tokens,
+        baseline_output_tokens=result.baseline_output_tokens,
+        token_share=_from_interval(result.token_share),
+        quality=result.quality,
+        baseline_quality=result.baseline_quality,
+        quality_share=_from_interval(result.quality_share),
+        energy_share=_from_interval(result.energy_share),
+        recommendation=evaluation_pb2.Recommendation.Value(f"RECOMMENDATION_{result.recommendation}"),
+        explanation=result.explanation,
+        pairs=[
+            evaluation_pb2.TrialResult.Pair(
+                sample_id=pair.sample_id,
+                baseline=pair.baseline.text,
+                answer=pair.answer.text,
+                baseline_quality=pair.baseline.quality,
+                quality=pair.answer.quality,
+            )
+            for pair in result.pairs
+        ],
+    )
+
+
+def _from_interval(interval: Interval | None) -> energy_pb2.Interval | None:
+    if interval is None:
+        return None
+    return energy_pb2.Interval(
+        value=interval.value,
+        lower=interval.lower,
+        upper=interval.upper,
+        confidence=interval.confidence,
+        method=interval.method,
     )

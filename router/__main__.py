@@ -3,42 +3,61 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
 
 from common.auth import Authenticator
 from common.carbon.providers import provider_from_spec
+from common.certificates import CertificateError
 from common.clock import Clock, SystemClock, clock_from_spec
+from common.command_line import command_line
 from common.config import load
 from common.errors import PithError
 from common.grpc_server import GrpcServer, run_until_signalled
-from common.logging import configure
+from common.logging import configure, log_uncaught
 from common.metrics import Metrics
+from router.access_keeper import AccessKeeper
 from router.accounting import Accountant
+from router.admission import Admission
 from router.answers import REMEMBERED_FOR, Answers
 from router.config import RouterConfig
 from router.fleet.breaker import Breaker
 from router.fleet.dispatch import Dispatcher
 from router.fleet.engines import Engines
-from router.ledger import Ledger, Record
+from router.ledger import Ledger, Rating, Record, Served
 from router.optimizer.costs import CostBook
+from router.optimizer.latency import LatencyBook
 from router.optimizer.loop import Planner
-from router.services import directives, feedback, generation, policies, reports
+from router.outcomes import Outcomes
+from router.rate_limit import RateLimiter
+from router.redaction import Redaction
+from router.replay.simulate import Simulator
+from router.retention import Retention
+from router.seal import KEY_BYTES, Sealer
+from router.services import access, directives, feedback, generation, policies, reports
+from router.services.access import AccessService
 from router.services.directives import DirectivesService
 from router.services.feedback import FeedbackService
 from router.services.generation import GenerationService, KeptAnswer
 from router.services.policies import PoliciesService
 from router.services.reports import ReportsService
 from router.snapshot import SnapshotKeeper, seed
+from router.spending import Spending
+from router.status import StatusReader
 from router.store.database import Database
 from router.store.ledger import LedgerRepository
 from router.store.migrate import SchemaVersionError
+from router.store.ratings import RatingRepository
 from router.store.samples import SampleRepository
+from router.store.seals import SealRepository
 from router.validation import RequestLimits
 
 COSTS_FROM = timedelta(days=7)
-"""How far back a router that starts looks for what requests cost."""
+"""How far back a router that starts looks for what requests cost and how long their answers take."""
+ANSWER_TIMES = 20_000
+"""The newest so many are looked at."""
 
 
 class Router:
@@ -57,9 +76,19 @@ class Router:
         self._database = Database(config.database_url)
         self._keeper = SnapshotKeeper(self._database, clock)
         self._intensities = provider_from_spec(config.intensity)
+        self._latencies = LatencyBook()
+        self._spending = Spending(self._database, clock)
         self._planner: Planner | None = None
-        self.server = GrpcServer(config, Authenticator.from_file(config.tokens_file), self.metrics)
-        self.ledger = Ledger(self._write, config.outbox_path, max_waiting=config.ledger_waiting)
+        self._auth = Authenticator.from_file(config.tokens_file, clock)
+        self.server = GrpcServer(config, self._auth, self.metrics)
+        refused = self.metrics.counter(
+            "refused", "Requests refused by a limit of their tenant.", unit="requests", labels=("limit",)
+        )
+        self._rates = RateLimiter(clock, config.tenant_limit, lambda limit: refused.labels(limit).inc())
+        self._access: AccessKeeper | None = None
+        keep_for = timedelta(days=config.sample_days) if config.sample_days else None
+        self._retention = Retention(self._database, clock, keep_for)
+        self.ledger = Ledger(self._write, config.outbox_path)
         backlog = self.metrics.gauge("ledger_backlog", "Records that wait in memory.", unit="records")
         backlog.set_function(lambda: self.ledger.waiting)
         lost = self.metrics.gauge("ledger_lost", "Records that nothing could hold.", unit="records")
@@ -69,6 +98,7 @@ class Router:
             config.engine_addresses,
             SystemClock(),
             token=config.engine_token.get_secret_value() if config.engine_token else None,
+            tls=config.engine_tls,
             make_breaker=lambda: Breaker(config.breaker_faults, config.breaker_cooldown_seconds),
             on_change=lambda: ready.set(self._engines.ready),
         )
@@ -87,34 +117,64 @@ class Router:
         async with self._database.reading() as connection:
             past = LedgerRepository(connection)
             costs = CostBook(await past.mean_costs(keeper.snapshot.directives, clock.now() - COSTS_FROM))
+            for cell, seconds in await past.answer_times(
+                keeper.snapshot.directives, clock.now() - COSTS_FROM, ANSWER_TIMES
+            ):
+                self._latencies.observe(cell, seconds)
             answered = await past.recent(clock.now() - REMEMBERED_FOR, config.remembered_requests)
+        async with self._database.writing() as connection:
+            sealer = Sealer(await SealRepository(connection).key(secrets.token_bytes(KEY_BYTES)))
         answers: Answers[KeptAnswer] = Answers(
             clock, config.answer_keep_seconds, config.answer_keep_bytes, config.remembered_requests
         )
         answers.remember(reversed(answered))
         self._planner = planner = Planner(
-            keeper, costs, self._intensities, config.carbon, clock, config.plan_interval_seconds
+            keeper, costs, self._intensities, config.carbon, clock, config.plan_interval_seconds, self._latencies
         )
+        await self._spending.start()
+        self._access = AccessKeeper(self._database, self._auth, self._rates, answers.forget)
+        # Before the planner: nothing that goes wrong there may keep a revoked token in force.
+        keeper.subscribe(self._access.refresh)
+        await self._access.load()
         keeper.subscribe(planner.replan)
         await planner.replan()
         planner.start()
         self.ledger.start()
+        self._retention.start()
         self._engines.start()
-        self._add_services(answers, costs, planner)
+        self._add_services(answers, costs, planner, sealer)
         if config.metrics_port is not None:
             self.metrics.serve(config.metrics_port, config.listen_host)
         port = await self.server.start()
         await self.server.set_serving(True)
         return port
 
-    def _add_services(self, answers: Answers[KeptAnswer], costs: CostBook, planner: Planner) -> None:
+    def _add_services(self, answers: Answers[KeptAnswer], costs: CostBook, planner: Planner, sealer: Sealer) -> None:
         config, clock, keeper, database = self._config, self._clock, self._keeper, self._database
         limits = RequestLimits(config.max_messages, config.max_prompt_characters)
-        accountant = Accountant(self.ledger, costs, self._intensities, config.carbon, clock, self.metrics)
+        redaction = Redaction(config.redact, config.redact_patterns)
+        accountant = Accountant(
+            self.ledger,
+            costs,
+            self._intensities,
+            config.carbon,
+            clock,
+            self.metrics,
+            self._latencies,
+            self._spending,
+            redaction,
+        )
         dispatcher = Dispatcher(self._engines, config.stall_seconds, self.metrics)
         self.server.add(
             GenerationService(
-                keeper, self._engines, dispatcher, answers, accountant, clock, limits, config.default_model
+                Admission(keeper, self._rates, self._spending, clock, limits),
+                self._engines,
+                dispatcher,
+                answers,
+                accountant,
+                Outcomes(sealer, keeper, accountant, answers, self.ledger, database, clock, limits, redaction),
+                clock,
+                config.default_model,
             ),
             generation.SERVICE,
             roles=generation.ROLES,
@@ -128,7 +188,10 @@ class Router:
                 costs,
                 planner.grams,
                 lambda model: self._engines.identity(model or config.default_model),
+                self._engines.views,
+                Simulator(database, costs, planner.grams, self._latencies),
                 limits,
+                spent=self._spending.today,
             ),
             policies.SERVICE,
             roles=policies.ROLES,
@@ -138,8 +201,20 @@ class Router:
             feedback.SERVICE,
             roles=feedback.ROLES,
         )
+        self.server.add(AccessService(database, keeper, clock, self._auth), access.SERVICE, roles=access.ROLES)
+        status = StatusReader(
+            self.metrics,
+            self.ledger,
+            keeper,
+            self._spending,
+            self._intensities,
+            clock,
+            lambda: self.server.draining,
+        )
         self.server.add(
-            ReportsService(database, keeper, clock, self._engines.views), reports.SERVICE, roles=reports.ROLES
+            ReportsService(database, keeper, clock, self._engines.views, status.read),
+            reports.SERVICE,
+            roles=reports.ROLES,
         )
 
     async def close(self) -> None:
@@ -150,13 +225,21 @@ class Router:
             await self._planner.close()
         await self.ledger.close()
         await self._keeper.close()
+        await self._spending.close()
+        await self._retention.close()
+        if self._access is not None:
+            await self._access.close()
         await self._database.close()
         self.metrics.close()
 
     async def _write(self, records: Sequence[Record]) -> None:
+        served = [record for record in records if isinstance(record, Served)]
+        entries = [record.entry for record in served]
         async with self._database.writing() as connection:
-            await LedgerRepository(connection).add_many([record.entry for record in records])
-            await SampleRepository(connection).add_many([r.sample for r in records if r.sample is not None])
+            await LedgerRepository(connection).add_many(entries)
+            await SampleRepository(connection).add_many([r.sample for r in served if r.sample is not None])
+            await RatingRepository(connection).put_many([record for record in records if isinstance(record, Rating)])
+        self._spending.written(entries)
 
 
 async def serve(config: RouterConfig) -> None:
@@ -170,11 +253,12 @@ async def serve(config: RouterConfig) -> None:
 
 
 def main() -> None:
-    config = load(RouterConfig)
+    config = load(RouterConfig, **command_line(RouterConfig, "router"))
     configure("router", config.log_level, config.log_format)
+    log_uncaught()
     try:
         asyncio.run(serve(config))
-    except (PithError, OSError, SchemaVersionError) as fault:
+    except (PithError, OSError, CertificateError, SchemaVersionError) as fault:
         sys.exit(f"router: {fault}")
 
 

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pith.common.v1 import text_pb2
 from pith.engine.v1 import inference_pb2
@@ -25,12 +25,15 @@ from router.directives.decide import Decision, Reason
 from router.directives.policy import Mode
 from router.ledger import Ledger, LedgerEntry
 from router.optimizer.costs import CostBook
+from router.optimizer.latency import LatencyBook
+from router.redaction import Redaction
 from router.samples import Answer, Sample
+from router.spending import Spending
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A request that an engine has answered."""
+    """A request that an engine has answered: one of ours, or its caller's own."""
 
     request: generation_pb2.GenerateRequest
     tenant: str
@@ -41,18 +44,22 @@ class Answered:
     model: str
     """Name and digest of the model that answered, as cells have it."""
     engine: str
-    """That began the answer; it need not have ended it."""
-    seed: int
+    """That began the answer; it need not have ended it. Empty for the caller's own."""
+    seed: int | None
+    """None where a caller's own engine had one that is not known."""
     finished: inference_pb2.Finished
     started_at: datetime
     seconds: float
+    """0 where a caller's own engine took a time that is not known."""
 
 
 class Accountant:
     """Settles answered requests. Does no I/O, so that it may run before the caller hears of the end.
 
     Args:
-        costs: Learns what requests cost, for the planner.
+        costs, latencies: Learn what requests cost and how long their answers take, for the planner.
+        spending: Learns what policies' requests have emitted today.
+        redaction: What samples go through before anything keeps them.
     """
 
     def __init__(
@@ -63,12 +70,18 @@ class Accountant:
         carbon: CarbonSettings,
         clock: Clock,
         metrics: Metrics,
+        latencies: LatencyBook,
+        spending: Spending,
+        redaction: Redaction,
     ) -> None:
         self._ledger = ledger
         self._costs = costs
         self._intensities = intensities
         self._carbon = carbon
         self._clock = clock
+        self._latencies = latencies
+        self._spending = spending
+        self._redaction = redaction
         purpose = ("purpose",)
         self._decisions = metrics.counter(
             "decisions", "Requests answered, by directive and reason.", unit="requests", labels=("directive", "reason")
@@ -83,23 +96,31 @@ class Accountant:
             "carbon", "gCO2eq of answered requests, where known.", unit="grams", labels=("part", *purpose)
         )
 
-    def settle(self, answered: Answered, text: Callable[[], str]) -> generation_pb2.Finished:
+    def settle(self, answered: Answered, text: Callable[[], str] | None) -> generation_pb2.Finished:
         """Records an answered request, once; returns what its caller is told.
 
         Args:
-            text: The answer; only called where a sample of it is kept.
+            text: The answer; only called where a sample of it is kept. None: it is not to be kept.
         """
-        now = self._clock.now()
+        # A caller tells of its own engine's answer when it likes; the grid that counts is that of the answer's time.
+        now = min(self._clock.now(), answered.started_at + timedelta(seconds=answered.seconds))
         finished = answered.finished
         energy = _energy(finished)
         busy_seconds = finished.busy_seconds if _is_amount(finished.busy_seconds) else 0.0
         carbon = footprint(energy, busy_seconds, self._intensities.current(now), self._carbon)
-        self._ledger.record(_entry(answered, energy, busy_seconds, carbon), _sample(answered, now, text))
+        entry = _entry(answered, energy, busy_seconds, carbon)
+        self._spending.settled(entry)
+        sample = _sample(answered, now, text)
+        self._ledger.record(entry, None if sample is None else self._redaction.sample(sample))
         # Evaluation is left out: at a quiet hour an engine shares each step among fewer requests, so that the same
         # request costs more than in traffic, and a directive would look dearer than it is.
-        if energy is not None and answered.decision.reason is not Reason.EVALUATION:
+        if answered.decision.reason is not Reason.EVALUATION:
             cell = Cell(answered.model, answered.request.task, answered.decision.directive.name)
-            self._costs.observe(cell, energy.joules, busy_seconds, finished.usage.output_tokens)
+            # Who gave up waiting does not tell how long the answer would have taken.
+            if finished.reason != text_pb2.FINISH_REASON_ABORTED:
+                self._latencies.observe(cell, answered.seconds)
+            if energy is not None:
+                self._costs.observe(cell, energy.joules, busy_seconds, finished.usage.output_tokens)
         self._count(answered, energy, carbon)
         return generation_pb2.Finished(
             reason=finished.reason,
@@ -170,20 +191,33 @@ def finish_reason(reason: text_pb2.FinishReason.ValueType) -> str:
     return text_pb2.FinishReason.Name(reason).removeprefix("FINISH_REASON_") if reason in known else str(int(reason))
 
 
-def _sample(answered: Answered, now: datetime, text: Callable[[], str]) -> Sample | None:
-    """Drawn by request id alone, so that the samples are a uniform share of all requests, whatever they were served."""
+def sample_wanted(request: generation_pb2.GenerateRequest, request_id: str, decision: Decision) -> bool:
+    """Drawn by request id alone, so that the samples are a uniform share of all requests that may have a directive,
+    whatever they were served: of what is left alone, a bound need say nothing."""
+    policy = decision.policy
+    return (
+        policy is not None
+        and policy.mode is not Mode.OFF
+        and decision.reason is not Reason.LEFT_ALONE
+        and not request.opt_out
+        and generation_pb2.TRAIT_OPT_OUT not in request.traits
+        and uniform("sample", request_id) < policy.sample_share
+    )
+
+
+def _sample(answered: Answered, now: datetime, text: Callable[[], str] | None) -> Sample | None:
     policy, request = answered.decision.policy, answered.request
     if (
-        policy is None
-        or policy.mode is Mode.OFF
-        or request.opt_out
+        text is None
+        or policy is None
         or answered.finished.reason == text_pb2.FINISH_REASON_ABORTED
-        or uniform("sample", answered.request_id) >= policy.sample_share
+        or not sample_wanted(request, answered.request_id, answered.decision)
     ):
         return None
     sampling = text_pb2.Sampling()
     sampling.CopyFrom(request.sampling)
-    sampling.seed = answered.seed
+    if answered.seed is not None:
+        sampling.seed = answered.seed
     directive = answered.decision.directive
     served = Answer(directive.name, directive.revision, text(), answered.finished.usage.output_tokens)
     return Sample(

@@ -45,7 +45,7 @@ class Answers(Generic[Answer]):
         self._answered: OrderedDict[Key, datetime] = OrderedDict()
 
     def remember(self, answered: Iterable[Key]) -> None:
-        """Ids that were answered before this process began, the oldest first."""
+        """Ids whose answers are not here: of before this process began, or another's. The oldest come first."""
         now = self._clock.now()
         self._answered.update((key, now) for key in answered)
         self._forget()
@@ -76,6 +76,18 @@ class Answers(Generic[Answer]):
         self._kept_bytes += size_bytes
         self._answered[key] = now
         self._forget()
+
+    def answered(self, key: Key) -> bool:
+        """Whether the request is known to have been answered."""
+        self._forget()
+        return key in self._answered
+
+    def forget(self, tenant: str, before: datetime) -> None:
+        """Drops what the tenant was answered before a moment. Its ids stay taken."""
+        for key, (at, size_bytes, _) in list(self._kept.items()):
+            if key[0] == tenant and at < before:
+                del self._kept[key]
+                self._kept_bytes -= size_bytes
 
     def release(self, key: Key) -> None:
         """The request failed: its id is free again. Without effect after `finish`."""

@@ -3,31 +3,52 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from common.addresses import check_target
 from common.carbon.accounting import CarbonSettings
 from common.carbon.providers import provider_from_spec
+from common.client_tls import ClientTls, from_settings
 from common.config import MEBIBYTE, ServiceConfig
+from router.rate_limit import MAX_CONCURRENT_REQUESTS, MAX_REQUESTS_PER_MINUTE, TenantLimit
+from router.redaction import RULES, Redaction
 
 
 class RouterConfig(ServiceConfig):
     model_config = SettingsConfigDict(env_prefix="PITH_ROUTER_")
 
-    listen: str = "127.0.0.1:7400"
+    listen: str = Field(default="127.0.0.1:7400", description="HOST:PORT, [IPV6]:PORT or unix:PATH; port 0: any free.")
     database_url: str = Field(
         default="sqlite:///.pith/router.db", description="sqlite:///PATH or postgresql://USER@HOST/NAME."
     )
     outbox_path: Path = Field(
         default=Path(".pith/router-outbox.jsonl"),
-        description="File that holds ledger records while the database is away; one a router.",
+        description="Files that hold ledger records while the database is away, numbered: router-outbox.00000001.jsonl "
+        "and so on. Each router needs its own.",
     )
 
     engines: tuple[str, ...] = Field(
-        default=(), description="Addresses HOST:PORT or unix:PATH, each also as NAME=ADDRESS (the name it is shown by)."
+        default=(),
+        description="Addresses HOST:PORT, [IPV6]:PORT, dns:///HOST:PORT or unix:PATH, each also as NAME=ADDRESS "
+        "(the name it is shown by).",
     )
-    engine_token: SecretStr | None = Field(default=None, description="Bearer token for engines that ask for one.")
+    engine_token: SecretStr | None = Field(
+        default=None, description="Bearer token of role engine, for engines that ask for one."
+    )
+    engine_tls_ca: Path | None = Field(
+        default=None,
+        description="PEM file; engines must show a certificate that one of these has signed, for the host of their "
+        "address. None: engines are called in the clear, the token too.",
+    )
+    engine_tls_certificate: Path | None = Field(
+        default=None,
+        description="PEM file of the router's certificate, for engines with tls_client_ca. A renewed one is read when "
+        "an engine is connected to anew: at the latest when it restarts or the router does.",
+    )
+    engine_tls_key: Path | None = Field(default=None, description="PEM file of its private key, without a passphrase.")
     default_model: str = Field(default="", description="Of requests that name none; empty: any model that is served.")
     stall_seconds: float = Field(
         default=30.0, gt=0, le=3600, description="Wall time after which an engine that stands still is given up."
@@ -61,8 +82,33 @@ class RouterConfig(ServiceConfig):
     remembered_requests: int = Field(
         default=100_000, ge=0, description="Request ids remembered for 24 hours beyond their answers; 0.3 kB each."
     )
-    ledger_waiting: int = Field(
-        default=5_000, ge=1, description="Records that wait in memory while the database is away; then in the outbox."
+
+    sample_days: int = Field(
+        default=30,
+        ge=0,
+        le=36_500,
+        description="After which the text of samples and the comments of ratings are erased. 0: never.",
+    )
+    redact: tuple[str, ...] = Field(
+        default=tuple(RULES),
+        description=f"What is taken out of samples and comments before they are kept: of {', '.join(RULES)}.",
+    )
+    redact_patterns: tuple[str, ...] = Field(
+        default=(),
+        description="Python regular expressions, taken out likewise. All that repeats must do so up to a number, as in "
+        "{1,40}, so that none can take long.",
+    )
+    tenant_requests_per_minute: int = Field(
+        default=0,
+        ge=0,
+        le=MAX_REQUESTS_PER_MINUTE,
+        description="Of each tenant at this router, a sixth of it at once; a tenant may have its own limits. 0: any.",
+    )
+    tenant_concurrent_requests: int = Field(
+        default=0,
+        ge=0,
+        le=MAX_CONCURRENT_REQUESTS,
+        description="In flight at once, of each tenant at this router; a tenant may have limits of its own. 0: any.",
     )
 
     max_messages: int = Field(default=1_000, ge=1, description="Messages of a request.")
@@ -81,6 +127,8 @@ class RouterConfig(ServiceConfig):
         names = [engine.rpartition("=")[0] or engine for engine in engines]
         if any(not engine.rpartition("=")[2] for engine in engines):
             raise ValueError("each must be ADDRESS or NAME=ADDRESS")
+        for engine in engines:
+            check_target(engine.rpartition("=")[2])
         if len(set(names)) < len(names):
             raise ValueError("no two may have the same name")
         return engines
@@ -93,6 +141,33 @@ class RouterConfig(ServiceConfig):
         except OSError as error:
             raise ValueError(f"{error.filename} cannot be read ({error.strerror})") from None
         return spec
+
+    @model_validator(mode="after")
+    def _engine_tls_whole(self) -> Self:
+        _ = self.engine_tls
+        return self
+
+    @property
+    def engine_tls(self) -> ClientTls | None:
+        """How engines are called; None: in the clear."""
+        return from_settings("engine_tls_", self.engine_tls_ca, self.engine_tls_certificate, self.engine_tls_key)
+
+    @field_validator("redact")
+    @classmethod
+    def _rules_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        Redaction(names)
+        return names
+
+    @field_validator("redact_patterns")
+    @classmethod
+    def _patterns_bounded(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        Redaction((), patterns)
+        return patterns
+
+    @property
+    def tenant_limit(self) -> TenantLimit:
+        """Of tenants without limits of their own."""
+        return TenantLimit(self.tenant_requests_per_minute, self.tenant_concurrent_requests)
 
     @property
     def engine_addresses(self) -> dict[str, str]:

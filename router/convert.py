@@ -178,7 +178,7 @@ def from_floor_kind(kind: FloorKind) -> policies_pb2.FloorKind.ValueType:
 def from_decision(decision: Decision) -> generation_pb2.Decision:
     return generation_pb2.Decision(
         directive=decision.directive.name,
-        reason=generation_pb2.DecisionReason.Value(f"DECISION_REASON_{decision.reason.name}"),
+        reason=from_reason(decision.reason),
         explanation=decision.explanation,
         policy=decision.policy.name if decision.policy else "",
         policy_revision=decision.policy.revision if decision.policy else 0,
@@ -186,6 +186,10 @@ def from_decision(decision: Decision) -> generation_pb2.Decision:
         bound=decision.bound,
         floor=decision.floor,
     )
+
+
+def from_reason(reason: Reason) -> generation_pb2.DecisionReason.ValueType:
+    return generation_pb2.DecisionReason.Value(f"DECISION_REASON_{reason.name}")
 
 
 def to_cell(message: feedback_pb2.Cell) -> Cell:

@@ -9,9 +9,10 @@ from pith.router.v1 import generation_pb2, policies_pb2
 
 from common.quality.estimates import Cell
 from router import convert
-from router.directives.decide import Facts, Snapshot, bound_value, decide, open_bound
+from router.directives.decide import Facts, Snapshot, Spent, bound_value, decide, nothing_spent, open_bound
 from router.directives.levels import L0
 from router.directives.policy import Policy
+from router.directives.traits import traits_of
 from router.optimizer.costs import Cost, CostBook
 
 
@@ -23,12 +24,14 @@ def explain(
     costs: CostBook,
     grams: Callable[[Cost], float | None],
     now: datetime,
+    spent: Spent = nothing_spent,
 ) -> policies_pb2.ExplainResponse:
-    """By the code that decides, on the snapshot that it would use.
+    """By the code that decides, on the snapshot that it would use. A refusal is stated, not raised.
 
     Args:
         model: "name@digest"; empty while no engine is known.
         grams: Carbon of a request at the present intensity; None where that is unknown.
+        spent: What each policy's requests have emitted today.
     """
     facts = Facts(
         tenant=tenant,
@@ -36,10 +39,10 @@ def explain(
         model=model,
         key=request.conversation_id or request.request_id,
         request_id=request.request_id,
-        opt_out=request.opt_out,
+        traits=traits_of(convert.to_turns(request.messages), convert.to_traits(request.traits), request.opt_out),
         floor=request.floor if request.HasField("floor") else None,
     )
-    decision = decide(facts, snapshot, now)
+    decision = decide(facts, snapshot, now, spent)
     response = policies_pb2.ExplainResponse(decision=convert.from_decision(decision), steps=decision.steps)
     if decision.policy is not None:
         for name in (L0.name, *decision.policy.directives):

@@ -14,7 +14,7 @@ from common.errors import Violations
 from common.limits import MAX_ID_CHARACTERS
 from router import convert
 from router.directives.levels import L0
-from router.limits import MAX_DIRECTIVES, MAX_REVISION, check_directives, check_name, check_text
+from router.limits import MAX_REVISION, check_directives, check_name, check_text
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -30,12 +30,10 @@ CLOCK_SKEW = timedelta(minutes=5)
 def check_draw(request: feedback_pb2.DrawSamplesRequest, known: Collection[str]) -> None:
     """`known` are the names of all directives. Raises PithError INVALID_ARGUMENT that names every field at fault."""
     faults = Violations()
-    _check_id(faults, "model", request.model)
+    if request.directives or request.model:
+        _check_id(faults, "model", request.model)
     _check_id(faults, "evaluator", request.evaluator)
     check_text(faults, "task", request.task, MAX_ID_CHARACTERS)
-    faults.require(
-        len(request.directives) > 0, "directives", f"is empty; must name 1 to {MAX_DIRECTIVES} directives to be judged"
-    )
     check_directives(faults, "directives", request.directives, {*known} - {L0.name})
     faults.require(1 <= request.count <= MAX_DRAWN, "count", f"is {request.count:,}; must be 1 to {MAX_DRAWN}")
     if request.HasField("lease"):
@@ -43,6 +41,11 @@ def check_draw(request: feedback_pb2.DrawSamplesRequest, known: Collection[str])
         faults.require(
             0 < seconds <= MAX_LEASE_SECONDS, "lease", f"is {seconds:g} s; must be above 0 and at most a day"
         )
+    if request.HasField("served_after"):
+        try:
+            convert.moment(request.served_after)
+        except ValueError:
+            faults.add("served_after", "is out of range; must be between the years 1 and 9999")
     faults.raise_if_any()
 
 

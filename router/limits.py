@@ -7,54 +7,125 @@ import unicodedata
 from collections.abc import Collection, Sequence
 
 from google.protobuf.message import Message
-from pith.router.v1 import directives_pb2, policies_pb2
+from pith.router.v1 import directives_pb2, generation_pb2, policies_pb2
 
 from common.errors import Violations
-from common.limits import MAX_ID_CHARACTERS, check_stop, check_suppressed_words
+from common.limits import MAX_ID_CHARACTERS, check_stop, check_suppressed_words, check_template_variables
 from common.quality.graders import GRADERS
 from router.directives.levels import L0, MAX_TEXT_CHARACTERS, NAME_PATTERN
+from router.directives.policy import LatencyObjective, Trait
+from router.directives.wording import faults_of
 
 MAX_OUTPUT_TOKENS = 1_000_000
 MAX_HISTORY_MESSAGES = 10_000
 MAX_DIRECTIVES = 32
 MAX_HOLDBACK_SHARE = 0.5
 MAX_BOUND_AGE_SECONDS = 366 * 24 * 3600
+MAX_LATENCY_SECONDS = 3_600
+DEFAULT_LATENCY_SHARE = LatencyObjective(seconds=1.0).share
 MAX_REVISION = 2**31 - 1
 """The largest that the database holds."""
 
 
-def check_directive(faults: Violations, message: directives_pb2.Directive) -> None:
-    check_name(faults, "directive.name", message.name)
-    faults.require(
-        message.name != L0.name, "directive.name", f"is {L0.name}, which is no directive and cannot be changed"
-    )
-    check_text(faults, "directive.text", message.text)
-    _check_enum(faults, "directive", message, "placement")
-    _check_whole(faults, "directive.max_output_tokens", message.max_output_tokens, MAX_OUTPUT_TOKENS)
-    _check_whole(faults, "directive.history_messages", message.history_messages, MAX_HISTORY_MESSAGES)
-    check_stop(faults, "directive.stop", message.stop)
-    check_suppressed_words(faults, "directive.suppressed_words", message.suppressed_words)
+def check_directive(faults: Violations, message: directives_pb2.Directive, at: str = "directive") -> None:
+    """`at` is where the message stands in its request."""
+    check_name(faults, f"{at}.name", message.name)
+    faults.require(message.name != L0.name, f"{at}.name", f"is {L0.name}, which is no directive and cannot be changed")
+    check_content(faults, message, at)
 
 
-def check_policy(faults: Violations, message: policies_pb2.Policy, known: Collection[str]) -> None:
-    """`known` are the names of the directives that exist."""
-    check_name(faults, "policy.name", message.name)
+def check_content(faults: Violations, message: directives_pb2.Directive, at: str) -> None:
+    """All of a directive but its name, which one that is only tried need not have."""
+    check_text(faults, f"{at}.text", message.text)
+    _check_wording(faults, f"{at}.text", message.text)
+    _check_enum(faults, at, message, "placement")
+    _check_native(faults, message, at)
+    _check_whole(faults, f"{at}.max_output_tokens", message.max_output_tokens, MAX_OUTPUT_TOKENS)
+    _check_whole(faults, f"{at}.history_messages", message.history_messages, MAX_HISTORY_MESSAGES)
+    check_stop(faults, f"{at}.stop", message.stop)
+    check_suppressed_words(faults, f"{at}.suppressed_words", message.suppressed_words)
+
+
+def _check_wording(faults: Violations, field: str, text: str) -> None:
+    # What is too long is refused as such, and need not be read to its end.
+    for fault in faults_of(text[:MAX_TEXT_CHARACTERS]):
+        faults.add(field, str(fault))
+
+
+def _check_native(faults: Violations, message: directives_pb2.Directive, at: str) -> None:
+    variables, field = message.template_variables, f"{at}.template_variables"
+    native = message.placement == directives_pb2.PLACEMENT_NATIVE
+    if native:
+        faults.require(not message.text, f"{at}.text", "must be empty with PLACEMENT_NATIVE, which adds no text")
+        faults.require(len(variables.fields) > 0, field, "is empty; PLACEMENT_NATIVE needs at least one variable")
+    elif variables.fields:
+        faults.add(field, "needs PLACEMENT_NATIVE")
+    if check_template_variables(faults, field, variables):
+        for name in sorted(variables.fields):
+            text = variables.fields[name].string_value
+            check_text(faults, f"{field}[{_clipped(name)}]", text)
+            _check_wording(faults, f"{field}[{_clipped(name)}]", text)
+
+
+def check_policy(faults: Violations, message: policies_pb2.Policy, known: Collection[str], at: str = "policy") -> None:
+    """`known` are the names of the directives that exist, `at` is where the message stands in its request."""
+    check_name(faults, f"{at}.name", message.name)
     for field in ("tenant", "task"):
-        check_text(faults, f"policy.{field}", getattr(message, field), MAX_ID_CHARACTERS)
-    _check_enum(faults, "policy", message, "mode")
-    _check_enum(faults, "policy", message, "floor_kind")
-    _check_share(faults, "policy.traffic_share", message.traffic_share, 1.0)
-    _check_share(faults, "policy.holdback_share", message.holdback_share, MAX_HOLDBACK_SHARE)
-    _check_share(faults, "policy.sample_share", message.sample_share, 1.0)
+        check_text(faults, f"{at}.{field}", getattr(message, field), MAX_ID_CHARACTERS)
+    _check_enum(faults, at, message, "mode")
+    _check_enum(faults, at, message, "floor_kind")
+    _check_share(faults, f"{at}.traffic_share", message.traffic_share, 1.0)
+    _check_share(faults, f"{at}.holdback_share", message.holdback_share, MAX_HOLDBACK_SHARE)
+    _check_share(faults, f"{at}.sample_share", message.sample_share, 1.0)
     # A comparison with NaN is never true.
-    faults.require(0 < message.floor <= 1, "policy.floor", f"is {message.floor:g}; must be above 0 and at most 1")
-    check_directives(faults, "policy.directives", message.directives, known)
+    faults.require(0 < message.floor <= 1, f"{at}.floor", f"is {message.floor:g}; must be above 0 and at most 1")
+    check_directives(faults, f"{at}.directives", message.directives, known)
     faults.require(
         message.grader == "" or message.grader in GRADERS,
-        "policy.grader",
+        f"{at}.grader",
         f"is {_clipped(message.grader)}; must be one of {', '.join(sorted(GRADERS))}, or empty",
     )
-    _check_whole(faults, "policy.bound_max_age_seconds", message.bound_max_age_seconds, MAX_BOUND_AGE_SECONDS)
+    _check_whole(faults, f"{at}.bound_max_age_seconds", message.bound_max_age_seconds, MAX_BOUND_AGE_SECONDS)
+    if message.HasField("latency"):
+        _check_latency(faults, message.latency, f"{at}.latency")
+    if message.HasField("carbon_budget"):
+        _check_budget(faults, message.carbon_budget, f"{at}.carbon_budget")
+    check_traits(faults, f"{at}.leave_alone.traits", message.leave_alone.traits)
+
+
+def _check_latency(faults: Violations, message: policies_pb2.LatencyObjective, at: str) -> None:
+    # A comparison with NaN is never true.
+    faults.require(
+        0 < message.seconds <= MAX_LATENCY_SECONDS,
+        f"{at}.seconds",
+        f"is {message.seconds:g}; must be above 0 and at most {MAX_LATENCY_SECONDS:,}",
+    )
+    # 0 stands for the default.
+    faults.require(
+        0 <= message.share < 1,
+        f"{at}.share",
+        f"is {message.share:g}; must be above 0 and below 1, or 0 for the default of {DEFAULT_LATENCY_SHARE:g}",
+    )
+
+
+def _check_budget(faults: Violations, message: policies_pb2.CarbonBudget, at: str) -> None:
+    grams = message.grams_per_day
+    faults.require(
+        math.isfinite(grams) and grams > 0, f"{at}.grams_per_day", f"is {grams:g}; must be a finite number above 0"
+    )
+    _check_enum(faults, at, message, "when_spent")
+
+
+def check_traits(faults: Violations, field: str, traits: Sequence[int]) -> None:
+    if not faults.require(len(traits) <= len(Trait), field, f"has {len(traits):,} traits; at most {len(Trait)}"):
+        return
+    known: dict[int, str] = {number: name for name, number in generation_pb2.Trait.items() if number}
+    for index, trait in enumerate(traits):
+        at = f"{field}[{index}]"
+        if trait not in known:
+            faults.add(at, f"is {trait}; must be one of {', '.join(known.values())}")
+        elif trait in traits[:index]:
+            faults.add(at, f"is {known[trait]} again; each may be named once")
 
 
 def check_directives(faults: Violations, field: str, names: Sequence[str], known: Collection[str]) -> None:

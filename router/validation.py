@@ -21,6 +21,7 @@ from common.limits import (
     check_suppressed_words,
 )
 from router.directives.levels import NAME_PATTERN
+from router.limits import check_content, check_traits
 
 MAX_REFERENCE_CHARACTERS = 8_192
 
@@ -43,13 +44,14 @@ def check(request: generation_pb2.GenerateRequest, limits: RequestLimits, *, mes
     """
     faults = Violations()
     for field in ("request_id", "tenant", "task", "conversation_id", "model"):
-        _check_id(faults, field, getattr(request, field))
+        check_id(faults, field, getattr(request, field))
     if request.messages or messages_needed:
         _check_messages(faults, request.messages, limits)
     _check_sampling(faults, request.sampling)
     check_stop(faults, "limits.stop", request.limits.stop)
     if request.HasField("floor"):
         faults.require(0 < request.floor <= 1, "floor", f"is {request.floor:g}; must be above 0 and at most 1")
+    check_traits(faults, "traits", request.traits)
     faults.require(
         len(request.reference) <= MAX_REFERENCE_CHARACTERS,
         "reference",
@@ -58,16 +60,20 @@ def check(request: generation_pb2.GenerateRequest, limits: RequestLimits, *, mes
     if request.HasField("evaluation"):
         purpose = request.evaluation
         faults.require(purpose.sample_id != "", "evaluation.sample_id", "is empty")
-        _check_id(faults, "evaluation.sample_id", purpose.sample_id)
-        faults.require(
-            NAME_PATTERN.fullmatch(purpose.directive) is not None,
-            "evaluation.directive",
-            "must be 1 to 64 letters, digits, '.', '_' or '-'",
-        )
+        check_id(faults, "evaluation.sample_id", purpose.sample_id)
+        if purpose.HasField("candidate"):
+            faults.require(purpose.directive == "", "evaluation.directive", "must be empty beside a candidate")
+            check_content(faults, purpose.candidate, "evaluation.candidate")
+        else:
+            faults.require(
+                NAME_PATTERN.fullmatch(purpose.directive) is not None,
+                "evaluation.directive",
+                "must be 1 to 64 letters, digits, '.', '_' or '-'",
+            )
     faults.raise_if_any()
 
 
-def _check_id(faults: Violations, field: str, value: str) -> None:
+def check_id(faults: Violations, field: str, value: str) -> None:
     if len(value) > MAX_ID_CHARACTERS:
         faults.add(field, f"has {len(value):,} characters; at most {MAX_ID_CHARACTERS}")
     elif not value.isprintable():

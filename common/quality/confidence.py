@@ -29,6 +29,7 @@ What is guaranteed, whatever the stopping rule and without independence of the p
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable
 
@@ -108,10 +109,38 @@ class ShareSequence:
         """Whether no share is left that the whole stream agrees with."""
         return self._lower_step > self._upper_step
 
-    def _tighten(self) -> None:
-        scores = np.array(list(self._count_of_pair), dtype=np.float64)  # [pairs, 2]
+    def samples_to_exclude(self, share: float, most: int) -> int | None:
+        """After how many pairs in all, further ones being like those so far, a bound excludes this share.
+
+        None where that takes more than `most`, and where there is no pair yet.
+        """
+        if self._samples == 0:
+            return None
+        scores, count = self._scores()
         quality, baseline = scores[:, 0], scores[:, 1]
-        count = np.array(list(self._count_of_pair.values()), dtype=np.float64)  # [pairs]
+        weight = count / self._samples
+
+        def rejected(samples: int) -> bool:
+            return self._rejects(quality / share - baseline, samples * weight) or self._rejects(
+                share * baseline - quality, samples * weight
+            )
+
+        # The capital of a mixture of bets is convex in the number of pairs and begins at 1: once above the threshold,
+        # which is above 1, it stays there.
+        if not rejected(most):
+            return None
+        return bisect.bisect_left(range(1, most + 1), True, key=rejected) + 1
+
+    def _scores(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The pairs of scores, [pairs, 2], and how often each came, [pairs]."""
+        return (
+            np.array(list(self._count_of_pair), dtype=np.float64),
+            np.array(list(self._count_of_pair.values()), dtype=np.float64),
+        )
+
+    def _tighten(self) -> None:
+        scores, count = self._scores()
+        quality, baseline = scores[:, 0], scores[:, 1]
 
         def is_too_small(step: int) -> bool:
             return self._rejects(quality * STEPS_PER_UNIT / step - baseline, count)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from router.cli.command import Session, command
+from router.cli.completion import complete_task, complete_tenant
 from router.cli.explain import reason_words
 from router.cli.failures import CallError, print_failure
 from router.cli.output import console, dim, print_line, printable
@@ -27,8 +28,12 @@ def register(app: typer.Typer) -> None:
 
 def chat(
     session: Session,
-    task: Annotated[str, typer.Option("--task", metavar="TASK", help="Task of the questions.")] = "",
-    tenant: Annotated[str, typer.Option("--tenant", metavar="TENANT", help="Default: the token's.")] = "",
+    task: Annotated[
+        str, typer.Option("--task", metavar="TASK", help="Task of the questions.", autocompletion=complete_task)
+    ] = "",
+    tenant: Annotated[
+        str, typer.Option("--tenant", metavar="TENANT", help="Default: the token's.", autocompletion=complete_tenant)
+    ] = "",
     model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Default: the router's.")] = "",
     system: Annotated[str, typer.Option("--system", metavar="TEXT", help="System message.")] = "",
     once: Annotated[
@@ -36,7 +41,7 @@ def chat(
     ] = None,
     opt_out: Annotated[bool, typer.Option("--opt-out", help="Have answers without a directive.")] = False,
 ) -> None:
-    """Chats: a line of input is a turn, answers stream. Ctrl-C cancels an answer, Ctrl-D ends."""
+    """Chats with a model. A line of input is a turn, answers stream; Ctrl-C cancels an answer, Ctrl-D ends."""
     import uuid
 
     from pith.common.v1.text_pb2 import ROLE_SYSTEM, ROLE_USER, Message

@@ -17,6 +17,7 @@ from pith.router.v1.generation_pb2_grpc import GenerationStub
 from pith.router.v1.policies_pb2_grpc import PoliciesStub
 from pith.router.v1.reports_pb2_grpc import ReportsStub
 
+from common.client_tls import ClientTls
 from common.errors import from_rpc_error
 from router.cli.failures import CallError
 
@@ -46,23 +47,38 @@ class Connection:
         token: bearer token; None sends none.
         unary_seconds: deadline of a call with one answer.
         stream_seconds: deadline of a call whose answer is a stream.
+        tls: None: in the clear.
+
+    Raises:
+        CertificateError: a file of `tls` cannot be used.
     """
 
     def __init__(
-        self, service: str, address: str, *, token: str | None, unary_seconds: float, stream_seconds: float
+        self,
+        service: str,
+        address: str,
+        *,
+        token: str | None,
+        unary_seconds: float,
+        stream_seconds: float,
+        tls: ClientTls | None = None,
     ) -> None:
         self.service = service
         self.address = address
         self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
         self._unary_seconds = unary_seconds
         self._stream_seconds = stream_seconds
-        self._channel = grpc.insecure_channel(
-            address,
-            options=[
-                ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-            ],
-        )
+        self._tls = tls is not None
+        options: list[tuple[str, int | str]] = [
+            ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+            # gRPC's own two minutes would have `top` wait long for a router that is back.
+            ("grpc.max_reconnect_backoff_ms", 2_000),
+        ]
+        if tls is None:
+            self._channel = grpc.insecure_channel(address, options=options)
+        else:
+            self._channel = grpc.secure_channel(address, tls.credentials(), options=[*options, *tls.options])
 
     @cached_property
     def generation(self) -> GenerationStub:
@@ -124,7 +140,7 @@ class Connection:
             replies.cancel()
 
     def _failed(self, error: grpc.RpcError) -> CallError:
-        return CallError(from_rpc_error(error), self.service, self.address)
+        return CallError(from_rpc_error(error), self.service, self.address, tls=self._tls)
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 
@@ -14,7 +15,8 @@ def as_document(message: Message) -> dict[str, Any]:
     """The message with every field by its name in the .proto file.
 
     Unlike protobuf's own JSON: what is absent is null, 64-bit integers are numbers, enum values are the words that
-    pithctl's options take ("shadow", not "MODE_SHADOW"), and no float is NaN or infinite (null instead).
+    pithctl's options take ("shadow", not "MODE_SHADOW"), and no float is NaN or infinite (null instead). A Struct is
+    taken to hold no list and no other Struct.
     """
     return {field.name: _field(message, field) for field in message.DESCRIPTOR.fields}
 
@@ -33,6 +35,17 @@ def number(message: Message, field: str, name: str) -> Any:
     """What to set an enum field to, given a `word`."""
     enum = _enum(message, field)
     return enum.values_by_name[_prefix(enum) + name.upper()].number
+
+
+def words(message: Message, field: str) -> list[str]:
+    """What `number` takes, in the order of the .proto file."""
+    return [word for number, word in words_of(message.DESCRIPTOR.fields_by_name[field]).items() if number]
+
+
+def words_of(field: Any) -> dict[int, str]:
+    """The words for an enum field's values, by number."""
+    enum = field.enum_type
+    return {value.number: value.name.removeprefix(_prefix(enum)).lower() for value in enum.values}
 
 
 def moment(message: Message, field: str) -> str:
@@ -74,6 +87,8 @@ def _field(message: Message, field: Any) -> Any:
 def _value(value: Any, field: Any) -> Any:
     if isinstance(value, Timestamp):
         return value.ToJsonString()
+    if isinstance(value, Struct):
+        return {name: value[name] for name in sorted(value)}
     if field.message_type is not None:
         return as_document(value)
     if field.enum_type is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -12,6 +13,7 @@ from router.cli.units import UNKNOWN
 
 if TYPE_CHECKING:
     from pith.router.v1.reports_pb2 import ListEnginesResponse
+    from rich.console import RenderableType
     from rich.text import Text
 
 _STYLES = {"ready": "green", "draining": "yellow"}
@@ -32,15 +34,16 @@ def engines(session: Session) -> None:
     if session.as_json:
         print_document(as_document(reply))
         return
-    out = console()
-    if not reply.engines:
-        out.print("The router knows of no engine.")
-        return
-    faulty = any(engine.fault for engine in reply.engines)
+    console().print(engines_table(reply.engines) if reply.engines else "The router knows of no engine.")
+
+
+def engines_table(engines: Sequence[ListEnginesResponse.Engine]) -> RenderableType:
+    """State, model and load of each; a column of faults where there are any."""
+    faulty = any(engine.fault for engine in engines)
     loads = ("RUNNING", "WAITING", "KV FREE", "IN FLIGHT")
     headings = ("NAME", "ADDRESS", "STATE", "MODEL", *loads, *(["FAULT"] if faulty else []))
-    rows = [(*_row(engine), *([engine.fault or "-"] if faulty else [])) for engine in reply.engines]
-    out.print(table(headings, rows, right=loads))
+    rows = [(*_row(engine), *([coloured(engine.fault or "-", "red")] if faulty else [])) for engine in engines]
+    return table(headings, rows, right=loads)
 
 
 def _row(engine: ListEnginesResponse.Engine) -> tuple[str | Text, ...]:

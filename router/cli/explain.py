@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from router.cli.command import Session, command
+from router.cli.completion import complete_task, complete_tenant
 from router.cli.output import coloured, console, details, dim, print_document, table
 from router.cli.units import grams, percent
 
@@ -20,8 +21,12 @@ def register(app: typer.Typer) -> None:
 
 def explain(
     session: Session,
-    task: Annotated[str, typer.Option("--task", metavar="TASK", help="Task of the request.")] = "",
-    tenant: Annotated[str, typer.Option("--tenant", metavar="TENANT", help="Default: the token's.")] = "",
+    task: Annotated[
+        str, typer.Option("--task", metavar="TASK", help="Task of the request.", autocompletion=complete_task)
+    ] = "",
+    tenant: Annotated[
+        str, typer.Option("--tenant", metavar="TENANT", help="Default: the token's.", autocompletion=complete_tenant)
+    ] = "",
     prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="What the user says.")] = "",
     model: Annotated[str, typer.Option("--model", metavar="MODEL", help="Default: the router's.")] = "",
     conversation_id: Annotated[
@@ -32,7 +37,7 @@ def explain(
     ] = None,
     opt_out: Annotated[bool, typer.Option("--opt-out", help="As if the caller wanted no directive.")] = False,
 ) -> None:
-    """Shows what would be decided for a request and why. Nothing is generated or recorded."""
+    """Shows what would be decided for a request, and why. Nothing is generated or recorded."""
     from pith.common.v1.text_pb2 import ROLE_USER, Message
     from pith.router.v1.generation_pb2 import GenerateRequest
     from pith.router.v1.policies_pb2 import ExplainRequest

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from router.cli.output import printable
+from router.cli.units import span
 
 if TYPE_CHECKING:
     from common.errors import PithError
@@ -24,6 +26,8 @@ class ExitCode(IntEnum):
     CONFLICT = 4
     UNAVAILABLE = 5
     NOT_ALLOWED = 6
+    FOUND = 7
+    """With --exit-code: there is something to change, or to mend."""
 
 
 _EXIT_CODES: Mapping[str, ExitCode] = {
@@ -41,20 +45,53 @@ _EXIT_CODES: Mapping[str, ExitCode] = {
 }
 
 
+class LocalError(Exception):
+    """Something that was given cannot be used, as was found before anything was sent or changed.
+
+    Args:
+        lines: what is wrong, a fault a line.
+        next_step: what to do now.
+        exit_code: what pithctl ends with.
+    """
+
+    def __init__(
+        self, lines: Sequence[str], *, next_step: str | None = None, exit_code: ExitCode = ExitCode.INVALID
+    ) -> None:
+        super().__init__("; ".join(lines))
+        self.lines = list(lines)
+        self.next_step = next_step
+        self.exit_code = exit_code
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "code": self.exit_code.name,
+            "message": str(self),
+            "faults": self.lines,
+            "next_step": self.next_step,
+            "exit_code": int(self.exit_code),
+        }
+
+
 class CallError(Exception):
     """A call to a service failed.
+
+    Attributes:
+        advice: what to do now, where the command knows better than the error tells.
 
     Args:
         error: what the service, or gRPC itself, said.
         service: "router" or "evaluator".
         address: where it was looked for.
+        tls: whether TLS was spoken.
     """
 
-    def __init__(self, error: PithError, service: str, address: str) -> None:
+    def __init__(self, error: PithError, service: str, address: str, *, tls: bool = False) -> None:
         super().__init__(str(error))
         self.error = error
         self.service = service
         self.address = address
+        self.tls = tls
+        self.advice: str | None = None
         self.exit_code = _EXIT_CODES.get(error.code.name, ExitCode.OTHER)
 
     @property
@@ -74,11 +111,23 @@ class CallError(Exception):
     @property
     def next_step(self) -> str | None:
         """What to do now, as far as the error tells."""
+        if self.advice is not None:
+            return self.advice
         code, facts = self.error.code.name, self.error.metadata
         kind, name = facts.get("resource", ""), facts.get("name", "NAME")
-        listed = {"policy": "pithctl policy list", "directive": "pithctl directive list", "model": "pithctl engines"}
+        listed = {
+            "policy": "pithctl policy list",
+            "directive": "pithctl directive list",
+            "revision of policy": f"pithctl policy history {name.partition('/')[0]}",
+            "revision of directive": f"pithctl directive history {name.partition('/')[0]}",
+            "token": "pithctl token list",
+            "model": "pithctl engines",
+        }
         if self.unreachable:
-            return f"start it, or name its address with --{self.service} or PITHCTL_{self.service.upper()}"
+            named = f"start it, or name its address with --{self.service} or PITHCTL_{self.service.upper()}"
+            if self.tls:
+                return f"{named}; with TLS, --ca must name who signed its certificate, which must be for that address"
+            return f"{named}; if it speaks TLS, name who signed its certificate with --ca or PITHCTL_CA"
         if self.error.reason == "ETAG_MISMATCH":
             return "somebody else has changed it: look at it again with show, then repeat the command if it still holds"
         if self.error.reason == "RESOURCE_EXISTS":
@@ -86,7 +135,7 @@ class CallError(Exception):
         if self.error.reason == "IN_USE":
             return "take it out of them first: pithctl policy update POLICY --directive ..., naming those that stay"
         if self.error.retry_after_seconds is not None:
-            return f"try again in {self.error.retry_after_seconds:g} s"
+            return f"try again in {_wait(self.error.retry_after_seconds)}"
         return {
             "NOT_FOUND": f"see what there is with: {listed[kind]}" if kind in listed else None,
             "DEADLINE_EXCEEDED": "allow more time with --timeout SECONDS",
@@ -111,7 +160,7 @@ class CallError(Exception):
         }
 
 
-def print_failure(failure: CallError, *, as_json: bool, options: Mapping[str, str]) -> None:
+def print_failure(failure: CallError | LocalError, *, as_json: bool, options: Mapping[str, str]) -> None:
     """Tells of the failure on stderr.
 
     Args:
@@ -122,15 +171,30 @@ def print_failure(failure: CallError, *, as_json: bool, options: Mapping[str, st
     if as_json:
         print(json.dumps({"error": failure.document()}, ensure_ascii=False), file=sys.stderr)
         return
-    lines = []
-    for violation in failure.error.violations:
-        option = options.get(violation.field.rpartition(".")[2].partition("[")[0])
-        lines.append(f"{violation.field}{f' ({option})' if option else ''}: {violation.description}")
-    # The message of a BadRequest only repeats the first field.
-    for line in lines or [failure.summary]:
+    for line in failure.lines if isinstance(failure, LocalError) else _lines(failure, options):
         print(f"Error: {printable(line)}", file=sys.stderr)
     if failure.next_step is not None:
         print(f"  {printable(failure.next_step)}", file=sys.stderr)
+
+
+def _wait(seconds: float) -> str:
+    return f"{seconds:g} s" if seconds < 120 else span(seconds)
+
+
+def _lines(failure: CallError, options: Mapping[str, str]) -> list[str]:
+    lines = []
+    for violation in failure.error.violations:
+        option = _option(violation.field, options)
+        lines.append(f"{violation.field}{f' ({option})' if option else ''}: {violation.description}")
+    # The message of a BadRequest only repeats the first field.
+    return lines or [failure.summary]
+
+
+def _option(field: str, options: Mapping[str, str]) -> str | None:
+    """The option for a field such as "policy.latency.seconds" or "policy.directives[2]"."""
+    path = re.sub(r"\[[^]]*]", "", field).split(".")
+    ends = [".".join(path[start:]) for start in range(len(path))]
+    return next((options[end] for end in ends if end in options), None)
 
 
 def print_usage_error(message: str, *, program: str, as_json: bool) -> None:

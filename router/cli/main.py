@@ -4,45 +4,73 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from router.cli import chat, directives, engines, explain, policies, quality, report
-from router.cli.command import STREAM_SECONDS, UNARY_SECONDS, Session, checked_token
+from router.cli import (
+    apply,
+    chat,
+    directives,
+    engines,
+    explain,
+    policies,
+    quality,
+    report,
+    simulate,
+    status,
+    tenants,
+    tokens,
+    top,
+)
+from router.cli.command import DEFAULT_EVALUATOR, DEFAULT_ROUTER, STREAM_SECONDS, UNARY_SECONDS, checked_token
 from router.cli.failures import ExitCode, print_usage_error
 
 _EPILOG = """\b
 Every command takes these options too, after its name.
 Exit codes: 0 done; 2 wrong usage or an invalid value; 3 not found;
 4 conflict (changed meanwhile, exists already, in use);
-5 unreachable, overloaded or too slow; 6 token missing or not allowed;
-130 interrupted; 1 anything else.
+5 unreachable, overloaded, too slow, or beyond a rate or carbon budget;
+6 token missing or not allowed; 7 with --exit-code: something to change
+or to mend; 130 interrupted; 1 anything else.
 """
 
 # Plain help: Rich's would double the time that --help takes, and takes text in brackets for its markup.
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, epilog=_EPILOG)
-app.add_typer(directives.app, name="directive")
+# In the order of the help: what is wished, what comes of it, how it is, who may.
 app.add_typer(policies.app, name="policy")
-explain.register(app)
-report.register(app)
-quality.register(app)
-engines.register(app)
-chat.register(app)
+app.add_typer(directives.app, name="directive")
+for part in (apply, simulate, explain, report, quality, status, top, engines, chat):
+    part.register(app)
+app.add_typer(tokens.app, name="token")
+app.add_typer(tenants.app, name="tenant")
 
 
 @app.callback()
 def _options(
-    ctx: typer.Context,
     router: Annotated[
         str, typer.Option("--router", envvar="PITHCTL_ROUTER", metavar="ADDRESS", help="Address of the router.")
-    ] = "127.0.0.1:7400",
+    ] = DEFAULT_ROUTER,
     evaluator: Annotated[
         str,
         typer.Option("--evaluator", envvar="PITHCTL_EVALUATOR", metavar="ADDRESS", help="Address of the evaluator."),
-    ] = "127.0.0.1:7600",
+    ] = DEFAULT_EVALUATOR,
     token: Annotated[
         str | None, typer.Option("--token", envvar="PITHCTL_TOKEN", metavar="TOKEN", help="Bearer token.")
+    ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option("--ca", envvar="PITHCTL_CA", metavar="FILE", help="Certificates to trust (PEM); asks for TLS."),
+    ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            "--certificate", envvar="PITHCTL_CERTIFICATE", metavar="FILE", help="Certificate to show (PEM), for mTLS."
+        ),
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option("--key", envvar="PITHCTL_KEY", metavar="FILE", help="Its private key (PEM).")
     ] = None,
     timeout: Annotated[
         float | None,
@@ -56,7 +84,8 @@ def _options(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON; errors too, on stderr.")] = False,
 ) -> None:
     """Administers Pith: directives, policies, what they save, and at which quality."""
-    ctx.obj = Session(router, evaluator, checked_token(token), timeout, as_json)
+    # Commands read these with `session_of`; a token that cannot travel is a fault of any of them.
+    checked_token(token)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

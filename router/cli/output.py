@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -31,12 +31,16 @@ def printable(text: str) -> str:
     return text.translate(_CONTROL)
 
 
-def console() -> Console:
-    """A console on stdout that takes text as it is: what looks like markup in a directive is the directive's."""
+def console(*, stderr: bool = False) -> Console:
+    """A console on stdout that takes text as it is: what looks like markup in a directive is the directive's.
+
+    Args:
+        stderr: on that instead, for what a person must see while stdout is a program's.
+    """
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else _PIPE_COLUMNS
-    return Console(markup=False, emoji=False, highlight=False, width=width)
+    width = None if (sys.stderr if stderr else sys.stdout).isatty() else _PIPE_COLUMNS
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, width=width)
 
 
 def dim(text: str) -> Text:
@@ -57,31 +61,21 @@ def table(
     footer: Iterable[Sequence[str | Text]] = (),
 ) -> RenderableType:
     """A table; the columns named in `right` are aligned right, `footer` rows stand out below the others."""
-    from rich.table import Table
+    from router.cli.tables import FittingTable
 
-    drawn = Table(box=None, pad_edge=False)
-    for heading in headings:
-        # Values may fold in a narrow terminal; a heading that did could not be read.
-        justify: Literal["left", "right"] = "right" if heading in right else "left"
-        drawn.add_column(heading, overflow="fold", justify=justify, min_width=len(heading))
-    for row in rows:
-        drawn.add_row(*map(_cell, row))
-    for row in footer:
-        drawn.add_row(*map(_cell, row), style="bold")
-    return drawn
+    return FittingTable(headings, _cells(rows), right, _cells(footer))
 
 
 def details(pairs: Iterable[tuple[str, str | Text]]) -> RenderableType:
     """Names and values, a line each; a long value folds beside its name."""
-    from rich.table import Table
+    from router.cli.tables import Facts
 
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in pairs:
-        grid.add_row(name, _cell(value))
-    return grid
+    return Facts([(name, _cell(value)) for name, value in pairs])
 
 
-def _cell(value: str | Text) -> str | Text:
-    return printable(value) if isinstance(value, str) else value
+def _cells(rows: Iterable[Sequence[str | Text]]) -> list[list[Text]]:
+    return [[*map(_cell, row)] for row in rows]
+
+
+def _cell(value: str | Text) -> Text:
+    return coloured(value, "") if isinstance(value, str) else value

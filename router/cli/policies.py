@@ -2,33 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from router.cli import editor, resource, revisions
+from router.cli.change import NONE
 from router.cli.command import Session, command
-from router.cli.edit import Etag, Reason, Yes, confirm, require_given, set_given
-from router.cli.output import console, details, print_document, table
+from router.cli.completion import complete_directive, complete_task, complete_tenant
+from router.cli.failures import CallError, ExitCode
+from router.cli.files import located, read_manifest
+from router.cli.findings import grave, print_findings
+from router.cli.output import console, print_document
+from router.cli.resource import Kind
 from router.cli.times import parse_span
-from router.cli.units import count
+from router.cli.units import count, grams
 
 if TYPE_CHECKING:
     from pith.router.v1.policies_pb2 import Policy
+    from rich.text import Text
 
-app = typer.Typer(help="The policies: what may be done for whom, and what quality must be kept.")
+app = typer.Typer(help="What may be done for whom, and what quality must be kept.")
 
 
 def _seconds(text: str) -> int:
+    return round(_span(text))
+
+
+def _span(text: str) -> float:
     try:
-        return round(parse_span(text).total_seconds())
+        return parse_span(text).total_seconds()
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the policy.")]
+def _latency(text: str) -> Any:
+    return NONE if text == "none" else _span(text)
+
+
+def _budget(text: str) -> Any:
+    try:
+        return NONE if text == "none" else float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a number nor none") from None
+
+
 _FIELDS = {
-    "tenant": Annotated[str | None, typer.Option("--tenant", metavar="TENANT", help="For whom; empty is everybody.")],
-    "task": Annotated[str | None, typer.Option("--task", metavar="TASK", help="For which task; empty is any.")],
+    "tenant": Annotated[
+        str | None,
+        typer.Option(
+            "--tenant", metavar="TENANT", help="For whom; empty is everybody.", autocompletion=complete_tenant
+        ),
+    ],
+    "task": Annotated[
+        str | None,
+        typer.Option("--task", metavar="TASK", help="For which task; empty is any.", autocompletion=complete_task),
+    ],
     "mode": Annotated[
         Literal["off", "shadow", "on"] | None,
         typer.Option(
@@ -48,7 +78,12 @@ _FIELDS = {
     ],
     "directives": Annotated[
         list[str] | None,
-        typer.Option("--directive", metavar="NAME", help="May be used; repeatable, an empty one clears the list."),
+        typer.Option(
+            "--directive",
+            metavar="NAME",
+            help="May be used; repeatable, an empty one clears the list.",
+            autocompletion=complete_directive,
+        ),
     ],
     "holdback_share": Annotated[
         float | None,
@@ -73,180 +108,154 @@ _FIELDS = {
             help="Older bounds count as unknown, e.g. 12h.  [new: 7d]",
         ),
     ],
+    "latency__seconds": Annotated[
+        float | None,
+        typer.Option(
+            "--latency",
+            parser=_latency,
+            metavar="SPAN",
+            help="Answers are to be whole within this, e.g. 2s; none: no concern.  [new: none]",
+        ),
+    ],
+    "latency__share": Annotated[
+        float | None,
+        typer.Option(
+            "--latency-share", metavar="SHARE", help="Of requests that must be as fast.  [with --latency: 0.95]"
+        ),
+    ],
+    "carbon_budget__grams_per_day": Annotated[
+        float | None,
+        typer.Option(
+            "--carbon-budget-grams",
+            parser=_budget,
+            metavar="GRAMS",
+            help="CO2e a day (UTC), over all routers; none: no budget.  [new: none]",
+        ),
+    ],
+    "carbon_budget__when_spent": Annotated[
+        Literal["tighten", "refuse"] | None,
+        typer.Option(
+            "--when-spent",
+            help="Then, for the rest of the day: least carbon for every request, or none served.  [new: tighten]",
+        ),
+    ],
+    "leave_alone__traits": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--leave-alone",
+            metavar="TRAIT",
+            help="Requests served as they came: structured_output, tools, explicit_length, code, opt_out; repeatable, "
+            "an empty one clears the list.  [new: all of them]",
+        ),
+    ],
 }
 
 
-@command(app, "list")
-def list_(session: Session) -> None:
-    """Lists the policies."""
-    from pith.router.v1.policies_pb2 import ListPoliciesRequest
-
-    from router.cli.document import as_document, word
-
-    with session.router() as router:
-        pages = router.pages(router.policies.ListPolicies, ListPoliciesRequest(page_size=500))
-        found = [policy for page in pages for policy in page.policies]
-    if session.as_json:
-        print_document({"policies": [as_document(policy) for policy in found]})
-        return
-    rows = [
-        (
-            p.name,
-            p.tenant or "any",
-            p.task or "any",
-            word(p, "mode"),
-            _floor(p),
-            ", ".join(p.directives) or "-",
-            str(p.revision),
-        )
-        for p in found
-    ]
-    headings = ("NAME", "TENANT", "TASK", "MODE", "FLOOR", "DIRECTIVES", "REVISION")
-    console().print(table(headings, rows, right=("REVISION",)))
+_MEANINGS = {
+    "tenant, task": "for whom and for what; empty is any",
+    "mode": "off (serve at L0), shadow (decide and record, but serve at L0), on (serve what is decided)",
+    "traffic_share": "of conversations that it acts on, 0 to 1",
+    "floor, floor_kind": "least quality to keep, above 0 and at most 1; relative to L0's, or absolute",
+    "directives": "that may be used beside L0",
+    "holdback_share": "of requests served at L0 to tell the savings by, 0 to 0.5",
+    "sample_share": "of requests whose text is kept for the evaluator, 0 to 1",
+    "grader": "of samples: numeric, exact or item_set; empty leaves them ungraded",
+    "bound_max_age_seconds": "older quality bounds count as unknown",
+    "latency": "this share of requests (above 0, below 1) is to be answered whole within these seconds",
+    "carbon_budget": "grams of CO2e a day (UTC); when_spent is tighten or refuse",
+    "leave_alone": "requests with any of these traits are served as they came; [] for none, without it all five",
+}
 
 
-@command(app, "show")
-def show(session: Session, name: Name) -> None:
-    """Shows a policy."""
-    from pith.router.v1.policies_pb2 import GetPolicyRequest
-
-    with session.router() as router:
-        found = router.call(router.policies.GetPolicy, GetPolicyRequest(name=name))
-    _print(session, found)
-
-
-@command(app, "create", fields=_FIELDS)
-def create(session: Session, given: dict[str, Any], name: Name, reason: Reason = "") -> None:
-    """Creates a policy; in force on every router within 5 s."""
-    from pith.router.v1.policies_pb2 import CreatePolicyRequest, Policy
-
-    policy = Policy(name=name)
-    set_given(policy, {"mode": "shadow", "floor_kind": "relative"})
-    set_given(policy, given)
-    with session.router() as router:
-        request = CreatePolicyRequest(policy=policy, reason=reason)
-        created = router.call(router.policies.CreatePolicy, request)
-    _print(session, created)
-
-
-@command(app, "update", fields=_FIELDS)
-def update(session: Session, given: dict[str, Any], name: Name, etag: Etag = None, reason: Reason = "") -> None:
-    """Changes what is given of a policy; in force on every router within 5 s."""
-    from google.protobuf.field_mask_pb2 import FieldMask
-    from pith.router.v1.policies_pb2 import GetPolicyRequest, UpdatePolicyRequest
-
-    require_given(given)
-    with session.router() as router:
-        policy = router.call(router.policies.GetPolicy, GetPolicyRequest(name=name))
-        changed = set_given(policy, given)
-        if changed:
-            policy.etag = etag or policy.etag
-            request = UpdatePolicyRequest(policy=policy, update_mask=FieldMask(paths=changed), reason=reason)
-            policy = router.call(router.policies.UpdatePolicy, request)
-    _print(session, policy, "" if changed else "It is so already: nothing was changed.")
-
-
-@command(app, "delete")
-def delete(session: Session, name: Name, yes: Yes = False, etag: Etag = None, reason: Reason = "") -> None:
-    """Deletes a policy; its requests fall to the next one that matches, or to none."""
-    from pith.router.v1.policies_pb2 import DeletePolicyRequest, GetPolicyRequest
-
-    from router.cli.document import word
-
-    with session.router() as router:
-        found = router.call(router.policies.GetPolicy, GetPolicyRequest(name=name))
-        confirm(f"Delete policy {name} (revision {found.revision}, mode {word(found, 'mode')})?", yes=yes)
-        request = DeletePolicyRequest(name=name, etag=etag or found.etag, reason=reason)
-        router.call(router.policies.DeletePolicy, request)
-    if session.as_json:
-        print_document({"deleted": name})
-    else:
-        console().print(f"Policy {name} is deleted.")
-
-
-@command(app, "history")
-def history(session: Session, name: Name) -> None:
-    """Lists a policy's revisions, newest first: who, when, why."""
-    from pith.router.v1.policies_pb2 import ListPolicyRevisionsRequest
-
-    from router.cli.document import as_document, moment, word
-
-    with session.router() as router:
-        request = ListPolicyRevisionsRequest(name=name, page_size=500)
-        pages = router.pages(router.policies.ListPolicyRevisions, request)
-        found = [revision for page in pages for revision in page.revisions]
-    if session.as_json:
-        print_document({"revisions": [as_document(revision) for revision in found]})
-        return
-    rows = [
-        (
-            str(r.policy.revision),
-            moment(r.policy, "updated_at"),
-            r.policy.updated_by or "-",
-            r.action,
-            word(r.policy, "mode"),
-            _floor(r.policy),
-            ", ".join(r.policy.directives) or "-",
-            r.reason or "-",
-        )
-        for r in found
-    ]
-    headings = ("REVISION", "WHEN", "BY", "ACTION", "MODE", "FLOOR", "DIRECTIVES", "REASON")
-    console().print(table(headings, rows, right=("REVISION",)))
-
-
-@command(app, "rollback")
-def rollback(
-    session: Session,
-    name: Name,
-    revision: Annotated[
-        int, typer.Argument(metavar="REVISION", min=1, max=2**32 - 1, help="Whose content to take; see history.")
-    ],
-    etag: Etag = None,
-    reason: Reason = "",
-) -> None:
-    """Makes an older revision's content the newest revision."""
-    from pith.router.v1.policies_pb2 import GetPolicyRequest, RollbackPolicyRequest
-
-    with session.router() as router:
-        present = etag or router.call(router.policies.GetPolicy, GetPolicyRequest(name=name)).etag
-        request = RollbackPolicyRequest(name=name, revision=revision, etag=present, reason=reason)
-        policy = router.call(router.policies.RollbackPolicy, request)
-    _print(session, policy)
-
-
-def _floor(policy: Policy) -> str:
+def floor_words(policy: Policy) -> str:
+    """E.g. "0.95 relative"."""
     from router.cli.document import word
 
     return f"{policy.floor:g} {word(policy, 'floor_kind')}"
 
 
-def _print(session: Session, policy: Policy, remark: str = "") -> None:
-    from router.cli.document import as_document, moment, word
+def _row(policy: Policy) -> Sequence[str]:
+    from router.cli.document import word
 
-    if session.as_json:
-        print_document(as_document(policy))
-        return
-    out = console()
-    if remark:
-        out.print(remark)
-    out.print(
-        details(
-            [
-                ("name", policy.name),
-                ("tenant", policy.tenant or "any"),
-                ("task", policy.task or "any"),
-                ("mode", word(policy, "mode")),
-                ("floor", _floor(policy)),
-                ("directives", ", ".join(policy.directives) or "-"),
-                ("traffic share", f"{policy.traffic_share:g}" if policy.HasField("traffic_share") else "1"),
-                ("holdback share", f"{policy.holdback_share:g}" if policy.HasField("holdback_share") else "0.02"),
-                ("sample share", f"{policy.sample_share:g}" if policy.HasField("sample_share") else "0.05"),
-                ("grader", policy.grader or "-"),
-                ("bound max age", f"{count(policy.bound_max_age_seconds)} s"),
-                ("revision", str(policy.revision)),
-                ("updated", f"{moment(policy, 'updated_at')} by {policy.updated_by or 'unknown'}"),
-                ("etag", policy.etag),
-            ]
-        )
+    return (
+        policy.name,
+        policy.tenant or "any",
+        policy.task or "any",
+        word(policy, "mode"),
+        floor_words(policy),
+        ", ".join(policy.directives) or "-",
+        str(policy.revision),
     )
+
+
+def _facts(policy: Policy) -> Iterable[tuple[str, str | Text]]:
+    from router.cli.document import word, words_of
+
+    yield "name", policy.name
+    yield "tenant", policy.tenant or "any"
+    yield "task", policy.task or "any"
+    yield "mode", word(policy, "mode")
+    yield "floor", floor_words(policy)
+    yield "directives", ", ".join(policy.directives) or "-"
+    yield "traffic share", f"{policy.traffic_share:g}" if policy.HasField("traffic_share") else "1"
+    yield "holdback share", f"{policy.holdback_share:g}" if policy.HasField("holdback_share") else "0.02"
+    yield "sample share", f"{policy.sample_share:g}" if policy.HasField("sample_share") else "0.05"
+    yield "grader", policy.grader or "-"
+    yield "bound max age", f"{count(policy.bound_max_age_seconds)} s"
+    latency, budget = policy.latency, policy.carbon_budget
+    yield "latency", f"{latency.share:.4g} within {latency.seconds:g} s" if policy.HasField("latency") else "-"
+    spent = f"{grams(budget.grams_per_day)} CO2e a day, then {word(budget, 'when_spent')}"
+    yield "carbon budget", spent if policy.HasField("carbon_budget") else "-"
+    traits = words_of(policy.leave_alone.DESCRIPTOR.fields_by_name["traits"])
+    alone = ", ".join(traits[trait] for trait in policy.leave_alone.traits) or "none"
+    yield "left alone", alone if policy.HasField("leave_alone") else "all traits"
+
+
+KIND = Kind(
+    noun="policy",
+    plural="policies",
+    options=_FIELDS,
+    meanings=_MEANINGS,
+    headings=("NAME", "TENANT", "TASK", "MODE", "FLOOR", "DIRECTIVES", "REVISION"),
+    right=("REVISION",),
+    row=_row,
+    facts=_facts,
+    in_force="In force on every router within 5 s.",
+    once_deleted="Its requests fall to the next one that matches, or to none.",
+)
+resource.register(app, KIND)
+editor.register(app, KIND)
+revisions.register(app, KIND)
+
+
+@command(app, "check")
+def check(
+    session: Session,
+    file: Annotated[
+        str | None,
+        typer.Argument(metavar="[FILE]", help="As if its policies were there too; - is stdin.", show_default=False),
+    ] = None,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="End with 7 if there is a warning or a conflict, else with 0.")
+    ] = False,
+) -> None:
+    """Shows what is wrong with the policies taken together, such as contradictions."""
+    from pith.router.v1.policies_pb2 import CheckPoliciesRequest
+
+    from router.cli.document import as_document
+    from router.cli.manifest import Manifest
+
+    manifest = Manifest() if file is None else read_manifest(file)
+    with session.router() as router:
+        try:
+            reply = router.call(router.policies.CheckPolicies, CheckPoliciesRequest(policies=manifest.policies))
+        except CallError as failure:
+            raise located(failure, file or "", manifest) from None
+    if session.as_json:
+        print_document(as_document(reply))
+    elif reply.findings:
+        print_findings(reply.findings, console())
+    else:
+        console().print("Nothing is wrong with the policies taken together.")
+    if exit_code and grave(reply.findings):
+        raise typer.Exit(ExitCode.FOUND)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from router.cli.command import Session, command
+from router.cli.completion import complete_task
 from router.cli.failures import CallError
 from router.cli.output import coloured, console, details, dim, print_document, print_line, printable, table
 from router.cli.units import count, grams, joules, percent
@@ -29,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 
 def quality(session: Session) -> None:
-    """Shows the quality bounds, for which policies' floors they open a directive, and how the evaluator fares."""
+    """Shows the quality bounds. Also for which policies they open a directive, and how the evaluator fares."""
     from pith.router.v1.policies_pb2 import ListPoliciesRequest
     from pith.router.v1.reports_pb2 import ListBoundsRequest
 
@@ -75,9 +76,11 @@ def quality(session: Session) -> None:
 
 def evaluate(
     session: Session,
-    task: Annotated[str, typer.Option("--task", metavar="TASK", help="Default: every task.")] = "",
+    task: Annotated[
+        str, typer.Option("--task", metavar="TASK", help="Default: every task.", autocompletion=complete_task)
+    ] = "",
 ) -> None:
-    """Has the evaluator judge now, whatever the grid says, and shows its progress. Ctrl-C leaves it running."""
+    """Has the evaluator judge now. Whatever the grid says; Ctrl-C leaves it running."""
     from pith.evaluator.v1.evaluation_pb2 import RunEvaluationRequest
 
     from router.cli.document import as_document, value
@@ -97,6 +100,9 @@ def evaluate(
             raise
     if last is None:
         console().print("There was nothing to judge.")
+        return
+    if not last.samples_done:
+        console().print("No sample was judged.")
         return
     energy = joules(value(last, "energy_joules"))
     carbon = grams(value(last, "carbon_grams"))

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+import csv
+import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from router.cli.clock import router_clock, set_time
 from router.cli.command import Session, command
+from router.cli.completion import complete_tenant
 from router.cli.output import console, dim, print_document, table
-from router.cli.times import parse_time
-from router.cli.units import UNKNOWN, count, grams, joules, percent
+from router.cli.units import UNKNOWN, count, grams, interval, joules, percent
 
 if TYPE_CHECKING:
-    from google.protobuf.timestamp_pb2 import Timestamp
-    from pith.common.v1.energy_pb2 import Interval
     from pith.router.v1.reports_pb2 import Report
 
-    from router.cli.connection import Connection
+_FIGURES = (
+    *("requests", "prompt_tokens", "output_tokens", "energy_joules", "operational_grams", "embodied_grams"),
+    *("requests_without_energy", "energy_source", "rated_requests", "mean_rating"),
+)
 
 
 class Dimension(StrEnum):
@@ -30,6 +33,10 @@ class Dimension(StrEnum):
     DIRECTIVE = "directive"
     MODEL = "model"
     HOUR = "hour"
+    DAY = "day"
+    POLICY = "policy"
+    ENGINE = "engine"
+    REASON = "reason"
 
 
 def register(app: typer.Typer) -> None:
@@ -49,49 +56,45 @@ def report(
     to_time: Annotated[
         str | None, typer.Option("--to", metavar="TIME", help="As --from, exclusive; default: now.")
     ] = None,
-    tenant: Annotated[str, typer.Option("--tenant", metavar="TENANT", help="Default: all.")] = "",
+    tenant: Annotated[
+        str, typer.Option("--tenant", metavar="TENANT", help="Default: all.", autocompletion=complete_tenant)
+    ] = "",
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print the rows as CSV (RFC 4180), in the units of the header.")
+    ] = False,
 ) -> None:
-    """Shows tokens, energy and carbon, and what they would have been without directives."""
+    """Shows tokens, energy, carbon, and what they would have been."""
     from pith.router.v1.reports_pb2 import GetReportRequest
 
     from router.cli.document import number
 
+    if as_csv and session.as_json:
+        raise typer.BadParameter("goes not with --json", param_hint="--csv")
     # In the order given, each once.
     by = list(dict.fromkeys(dimensions or []))
     request = GetReportRequest(tenant=tenant)
     request.dimensions.extend(number(request, "dimensions", dimension) for dimension in by)
     with session.router() as router:
-        now = _clock_of(router)
-        for field, option, text in (("start_time", "--from", from_time), ("end_time", "--to", to_time)):
-            if text is not None:
-                _set_time(getattr(request, field), text, option, now)
+        now = router_clock(router)
+        set_time(request.start_time, from_time, "--from", now)
+        set_time(request.end_time, to_time, "--to", now)
         reply = router.call(router.reports.GetReport, request)
     if session.as_json:
         print_document(_document(reply))
+    elif as_csv:
+        _print_csv(reply, by)
     else:
         _print(reply, by)
 
 
-def _clock_of(router: Connection) -> Callable[[], datetime]:
-    """The router's time, which may be a simulated one; asked for once, and only if somebody wants to know."""
-    asked: list[datetime] = []
-
-    def now() -> datetime:
-        from pith.router.v1.feedback_pb2 import GetEvaluationPlanRequest
-
-        if not asked:
-            plan = router.call(router.feedback.GetEvaluationPlan, GetEvaluationPlanRequest())
-            asked.append(plan.now.ToDatetime(tzinfo=UTC))
-        return asked[0]
-
-    return now
-
-
-def _set_time(timestamp: Timestamp, text: str, option: str, now: Callable[[], datetime]) -> None:
-    try:
-        timestamp.FromDatetime(parse_time(text, now))
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint=option) from None
+def _print_csv(reply: Report, by: Sequence[Dimension]) -> None:
+    """The rows, or the total where nothing tells rows apart; what is unknown is empty."""
+    document = _document(reply)
+    columns = [*(str(dimension) for dimension in by), *_FIGURES]
+    writer = csv.writer(sys.stdout)
+    writer.writerow(columns)
+    for row in document["rows"] if by else [document["total"]]:
+        writer.writerow(["" if row[column] is None else row[column] for column in columns])
 
 
 def _energy_known(row: Report.Row) -> bool:
@@ -112,17 +115,19 @@ def _document(reply: Report) -> dict[str, Any]:
 
 
 def _print(reply: Report, by: Sequence[Dimension]) -> None:
-    rows = [(*(_dimension(row, dimension) for dimension in by), *_figures(row)) for row in reply.rows]
+    rated = reply.total.rated_requests > 0
+    rows = [(*(_dimension(row, dimension) for dimension in by), *_figures(row, rated)) for row in reply.rows]
     # Without dimensions the label needs a column all the same.
     labels: list[str] = list(by) or [""]
     blanks = ("",) * (len(labels) - 1)
-    footer = [("total", *blanks, *_figures(reply.total))]
+    footer = [("total", *blanks, *_figures(reply.total, rated))]
     if reply.evaluation.requests:
-        footer.append(("evaluation", *blanks, *_figures(reply.evaluation)))
-    figures = ("REQUESTS", "PROMPT", "OUTPUT", "ENERGY", "CO2e", "EMBODIED", "SOURCE")
+        footer.append(("evaluation", *blanks, *_figures(reply.evaluation, rated)))
+    right = ("REQUESTS", "PROMPT", "OUTPUT", "ENERGY", "CO2e", "EMBODIED", "RATING")
+    figures = (*right[:-1], "SOURCE", *(right[-1:] if rated else ()))
     headings = (*(label.upper() for label in labels), *figures)
     out = console()
-    out.print(table(headings, rows if by else [], right=figures[:-1], footer=footer))
+    out.print(table(headings, rows if by else [], right=right, footer=footer))
     out.print()
     for label, row in (("", reply.total), (" for evaluation", reply.evaluation)):
         if row.requests_without_energy:
@@ -133,8 +138,8 @@ def _print(reply: Report, by: Sequence[Dimension]) -> None:
         return
     found = reply.counterfactual
     method = f"; {found.carbon_grams.method}" if found.carbon_grams.method else ""
-    out.print(f"Without directives: {_interval(found.carbon_grams, grams, ' CO2e')}")
-    out.print(f"Saved: {_interval(found.saving, percent)}, what the evaluation cost deducted")
+    out.print(f"Without directives: {interval(found.carbon_grams, grams, ' CO2e')}")
+    out.print(f"Saved: {interval(found.saving, percent)}, what the evaluation cost deducted")
     out.print(dim(f"From {count(found.held_back_requests)} requests held back at random{method}."))
 
 
@@ -143,21 +148,21 @@ def _dimension(row: Report.Row, dimension: Dimension) -> str:
 
     if dimension == Dimension.HOUR:
         return moment(row, "hour").replace(":00Z", "Z")
+    if dimension == Dimension.DAY:
+        return moment(row, "day").partition(" ")[0]
+    if dimension == Dimension.REASON:
+        return row.reason.replace("_", " ") or "-"
     return str(getattr(row, dimension)) or "-"
 
 
-def _figures(row: Report.Row) -> tuple[str, ...]:
+def _figures(row: Report.Row, rated: bool) -> tuple[str, ...]:
     from router.cli.document import word
 
     tokens = (count(row.requests), count(row.prompt_tokens), count(row.output_tokens))
+    ratings = (f"{row.mean_rating:.2f} ({count(row.rated_requests)})" if row.rated_requests else "-",) if rated else ()
     if not _energy_known(row):
-        return (*tokens, UNKNOWN, UNKNOWN, UNKNOWN, "-")
+        return (*tokens, UNKNOWN, UNKNOWN, UNKNOWN, "-", *ratings)
     source = word(row, "energy_source")
     partly = f", {count(row.requests_without_energy)} without" if row.requests_without_energy else ""
     carbon = row.operational_grams + row.embodied_grams
-    return (*tokens, joules(row.energy_joules), grams(carbon), grams(row.embodied_grams), source + partly)
-
-
-def _interval(interval: Interval, amount: Callable[[float], str], of: str = "") -> str:
-    sure = f"{100 * interval.confidence:g} % interval" if interval.confidence else "interval"
-    return f"{amount(interval.value)}{of} ({sure} {amount(interval.lower)} to {amount(interval.upper)})"
+    return (*tokens, joules(row.energy_joules), grams(carbon), grams(row.embodied_grams), source + partly, *ratings)

@@ -1,6 +1,13 @@
 """Amounts for people: three significant digits with the SI prefix that suits, and "unknown" where nothing is known."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pith.common.v1.energy_pb2 import Interval
 
 UNKNOWN = "unknown"
 
@@ -36,6 +43,30 @@ def percent(share: float | None) -> str:
 def count(number: int) -> str:
     """A whole number with its thousands apart, e.g. "12,800"."""
     return f"{number:,}"
+
+
+def interval(found: Interval, amount: Callable[[float], str], of: str = "") -> str:
+    """An estimate and how sure it is, e.g. "38.0 % (95 % interval 31.0 % to 44.0 %)"."""
+    sure = f"{100 * found.confidence:g} % interval" if found.confidence else "interval"
+    return f"{amount(found.value)}{of} ({sure} {amount(found.lower)} to {amount(found.upper)})"
+
+
+def rate(number: float) -> str:
+    """A number of something a second, to three significant digits, e.g. "12.3" or "1,234"."""
+    return f"{number:,.0f}" if number >= 100 or number == 0 else f"{number:.3g}"
+
+
+def span(seconds: float) -> str:
+    """A length of time in its two largest units, e.g. "3 d 4 h"."""
+    left = max(0, round(seconds))
+    parts: list[str] = []
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        if left >= size or (parts and len(parts) < 2):
+            parts.append(f"{left // size} {unit}")
+            left %= size
+        if len(parts) == 2:
+            break
+    return " ".join(part for part in parts if not part.startswith("0 ")) or "0 s"
 
 
 def _with_prefix(amount: float | None, prefixes: tuple[tuple[float, str], ...]) -> str:

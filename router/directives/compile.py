@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.limits import MAX_STOP_STRINGS
-from router.directives.levels import Directive, Placement
+from router.directives.levels import Directive, Placement, TemplateValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class Compiled:
     """0 leaves it to the engine."""
     stop: tuple[str, ...]
     suppressed_words: tuple[str, ...]
+    template_variables: tuple[tuple[str, TemplateValue], ...] = ()
+    """(name, value) for the model's chat template, beside its own."""
 
 
 def apply(
@@ -48,19 +50,28 @@ def apply(
         # The request's own come first, so that what does not fit is the directive's.
         stop=_union(stop, directive.stop)[:MAX_STOP_STRINGS],
         suppressed_words=_union(suppressed_words, directive.suppressed_words),
+        template_variables=directive.template_variables if directive.placement is Placement.NATIVE else (),
     )
 
 
 def _truncate(directive: Directive, turns: Sequence[Turn]) -> list[Turn]:
-    system = [turn for turn in turns if turn.role == "system"]
-    rest = [turn for turn in turns if turn.role != "system"]
-    if directive.history_messages and len(rest) > directive.history_messages:
-        return system + rest[-directive.history_messages :]
-    return list(turns)
+    """The newest messages and every system message, in their order.
+
+    What is kept begins with a user message, even if that means one less: many chat templates refuse a conversation that
+    an answer begins. The last user message is what is answered, so it stays, whatever follows it.
+    """
+    spoken = [index for index, turn in enumerate(turns) if turn.role != "system"]
+    if not directive.history_messages or len(spoken) <= directive.history_messages:
+        return list(turns)
+    users = [index for index in spoken if turns[index].role == "user"]
+    first = spoken[-directive.history_messages]
+    if users:
+        first = min((index for index in users if index >= first), default=users[-1])
+    return [turn for index, turn in enumerate(turns) if turn.role == "system" or index >= first]
 
 
 def _place(directive: Directive, turns: list[Turn]) -> list[Turn]:
-    if not directive.text:
+    if not directive.text or directive.placement is Placement.NATIVE:
         return turns
     role = "system" if directive.placement is Placement.SYSTEM else "user"
     for index in reversed(range(len(turns))):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -10,8 +10,8 @@ from enum import Enum
 from common.quality.estimates import MAX_CLOCK_SKEW_SECONDS, Cell, QualityBound
 from router.directives.assign import pick, uniform
 from router.directives.levels import L0, Directive
-from router.directives.policy import Mode, Policy, match
-from router.optimizer.plan import ALL_AT_L0, Plan
+from router.directives.policy import LatencyObjective, Mode, Policy, Trait, WhenSpent, match
+from router.optimizer.plan import ALL_AT_L0, Entry, Plan
 
 
 class Reason(Enum):
@@ -27,6 +27,15 @@ class Reason(Enum):
     OPT_OUT = "opt_out"
     EVALUATION = "evaluation"
     LEFT_ALONE = "left_alone"
+    BUDGET_SPENT = "budget_spent"
+
+
+Spent = Callable[[str], float]
+"""gCO2eq of a policy's requests so far today, by its name."""
+
+
+def nothing_spent(_policy: str) -> float:
+    return 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +60,7 @@ class Facts:
     key: str
     """Conversation id, or else request id: what stable draws hang on."""
     request_id: str
-    opt_out: bool = False
+    traits: frozenset[Trait] = frozenset()
     floor: float | None = None
     """The caller's own floor; only one above the policy's has an effect."""
 
@@ -69,6 +78,8 @@ class Decision:
     floor: float | None = None
     eligible: bool = False
     """An open directive would have been used but for the hold-back draw: the population of the counterfactual."""
+    refused: bool = False
+    """The policy's carbon budget is spent, and it wants no request served after that."""
     steps: tuple[str, ...] = field(default=(), compare=False)
 
 
@@ -101,7 +112,22 @@ def open_bound(
     return bound, f"{name}: open, bound {bound_value(bound, policy):.3f} clears the floor {floor:.3f}"
 
 
-def decide(facts: Facts, snapshot: Snapshot, now: datetime) -> Decision:
+def is_spent(policy: Policy, spent: Spent) -> bool:
+    """Whether the policy has a carbon budget, and today's is used up."""
+    return policy.carbon_budget is not None and spent(policy.name) >= policy.carbon_budget.grams_per_day
+
+
+def refuses(policy: Policy, spent: Spent) -> bool:
+    """Whether the policy's requests are to be refused for the rest of the day. One in shadow only records."""
+    return (
+        policy.carbon_budget is not None
+        and policy.carbon_budget.when_spent is WhenSpent.REFUSE
+        and policy.mode is Mode.ON
+        and is_spent(policy, spent)
+    )
+
+
+def decide(facts: Facts, snapshot: Snapshot, now: datetime, spent: Spent = nothing_spent) -> Decision:
     """Chooses a directive; anything unknown, stale or closed leads to L0."""
     steps: list[str] = []
 
@@ -113,9 +139,10 @@ def decide(facts: Facts, snapshot: Snapshot, now: datetime) -> Decision:
         planned: str = "L0",
         bound: float | None = None,
         eligible: bool = False,
+        refused: bool = False,
     ) -> Decision:
         steps.append(explanation)
-        return Decision(directive, reason, explanation, policy, planned, bound, floor, eligible, tuple(steps))
+        return Decision(directive, reason, explanation, policy, planned, bound, floor, eligible, refused, tuple(steps))
 
     floor: float | None = None
     policy = match(snapshot.policies, facts.tenant, facts.task)
@@ -124,9 +151,26 @@ def decide(facts: Facts, snapshot: Snapshot, now: datetime) -> Decision:
     steps.append(f"policy {policy.name}, revision {policy.revision}, mode {policy.mode.value}")
     if policy.mode is Mode.OFF:
         return served(L0, Reason.MODE_OFF, f"policy {policy.name} is off")
-    if facts.opt_out:
-        return served(L0, Reason.OPT_OUT, "the caller opted out")
-    if uniform("share", policy.name, facts.key) >= policy.traffic_share:
+    tighten = False
+    if policy.carbon_budget is not None:
+        steps.append(budget_words(policy, spent))
+        if refuses(policy, spent):
+            why = "refused: the carbon budget is spent until the next day (UTC)"
+            return served(L0, Reason.BUDGET_SPENT, why, refused=True)
+        if is_spent(policy, spent):
+            tighten = policy.carbon_budget.when_spent is WhenSpent.TIGHTEN
+            steps.append(
+                "budget spent: the open directive of least carbon, whatever share of traffic, hold-back and plan say"
+                if tighten
+                else "budget spent: the request would be refused, were the policy not in shadow"
+            )
+    if left_alone := facts.traits & policy.leave_alone:
+        if Trait.OPT_OUT in left_alone:
+            return served(L0, Reason.OPT_OUT, "the caller opted out")
+        return served(L0, Reason.LEFT_ALONE, f"left alone: the request shows {_names(left_alone)}")
+    if facts.traits:
+        steps.append(f"the request shows {_names(facts.traits)}, for which the policy leaves none alone: no effect")
+    if not tighten and uniform("share", policy.name, facts.key) >= policy.traffic_share:
         return served(L0, Reason.OUTSIDE_SHARE, f"outside the policy's {policy.traffic_share:.0%} of traffic")
 
     floor = max(policy.floor, facts.floor or 0.0)
@@ -136,21 +180,33 @@ def decide(facts: Facts, snapshot: Snapshot, now: datetime) -> Decision:
         steps.append(why)
         if bound is not None:
             bounds[name] = bound_value(bound, policy)
+    if not bounds:
+        return served(L0, Reason.NONE_OPEN, "no directive is open")
+    entry = snapshot.plan.entry(policy.name, facts.model, facts.task)
+    if tighten:
+        name = next((name for name in entry.by_carbon if name == "L0" or name in bounds), "")
+        if not name:
+            return served(L0, Reason.NONE_OPEN, "directives are open, but the plan does not know their carbon yet")
+        if policy.mode is Mode.SHADOW:
+            return served(L0, Reason.SHADOW, _shadow(policy, name), planned=name)
+        # No hold-back is drawn, so the request is none of those that the counterfactual speaks of.
+        why = f"{name}: least carbon of what is open, as the day's carbon budget is spent"
+        return served(snapshot.directives.get(name, L0), Reason.BUDGET_SPENT, why, planned=name, bound=bounds.get(name))
+
     # The plan may be some minutes old: what has closed since is taken out, and its share falls to L0.
-    shares = snapshot.plan.shares(policy.name, facts.model, facts.task)
-    in_force = [(name, share) for name, share in shares if name in bounds]
+    in_force = [(name, share) for name, share in entry.shares if name in bounds]
     if not in_force:
-        if not bounds:
-            return served(L0, Reason.NONE_OPEN, "no directive is open")
-        if shares == ALL_AT_L0:
+        if entry.shares == ALL_AT_L0:
             return served(L0, Reason.PLANNED, "directives are open, but the plan keeps this task at L0")
         return served(L0, Reason.NONE_OPEN, "what the plan uses has closed, and it does not use what is open yet")
     in_force.append(("L0", 1.0 - sum(share for _, share in in_force)))
     name = pick(in_force, uniform("level", policy.name, facts.key))
     steps.append("plan: " + ", ".join(f"{name} {share:.0%}" for name, share in in_force if share > 0))
+    if policy.latency is not None:
+        steps.append(_latency_words(policy.latency, entry))
     bound_of_choice = bounds.get(name)
     if policy.mode is Mode.SHADOW:
-        return served(L0, Reason.SHADOW, f"policy {policy.name} is in shadow: {name} chosen, L0 served", planned=name)
+        return served(L0, Reason.SHADOW, _shadow(policy, name), planned=name)
     # Drawn by request, not by conversation: the held-back are a random sample of requests, as the estimator assumes.
     if uniform("holdback", policy.name, facts.request_id) < policy.holdback_share:
         return served(
@@ -163,3 +219,29 @@ def decide(facts: Facts, snapshot: Snapshot, now: datetime) -> Decision:
     )
     directive = snapshot.directives.get(name, L0)
     return served(directive, Reason.PLANNED, explanation, planned=name, bound=bound_of_choice, eligible=True)
+
+
+def budget_words(policy: Policy, spent: Spent) -> str:
+    """How much of its carbon budget a policy has used today; empty where it has none."""
+    if policy.carbon_budget is None:
+        return ""
+    return f"carbon budget: {spent(policy.name):.4g} g of {policy.carbon_budget.grams_per_day:.4g} g spent today (UTC)"
+
+
+def _latency_words(latency: LatencyObjective, entry: Entry) -> str:
+    objective = f"latency: {latency.share:.4g} of answers within {latency.seconds:.4g} s"
+    if entry.late_share is None:
+        return f"{objective}; nothing is known of how long answers take, so it has no effect yet"
+    expected = f"{objective}; the plan expects {1.0 - entry.late_share:.4g}"
+    # Solvers keep constraints to within a tolerance.
+    if entry.late_share <= 1.0 - latency.share + 1e-6:
+        return expected
+    return f"{expected}, as near as a mix of what is open comes"
+
+
+def _shadow(policy: Policy, name: str) -> str:
+    return f"policy {policy.name} is in shadow: {name} chosen, L0 served"
+
+
+def _names(traits: frozenset[Trait]) -> str:
+    return ", ".join(sorted(trait.value for trait in traits))

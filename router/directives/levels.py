@@ -59,6 +59,9 @@ class Directive:
 L0: Final = Directive(name="L0")
 """No directive: always allowed, never edited, the baseline that every quality is a share of."""
 
+TRIAL: Final = "trial"
+"""The name that a directive goes by while it is tried and is not one yet."""
+
 SEEDED: Final = (
     Directive(name="L1", text="Always answer briefly"),
     Directive(name="L2", text="Always answer very briefly"),

@@ -156,9 +156,9 @@ class Attempt:
             case grpc.StatusCode.DEADLINE_EXCEEDED:
                 return deadline_exceeded()
             case code if code in _LOST:
-                return self._given_up(f"{code.name} {told.message}", fault=told.reason != "DRAINING")
+                return self._given_up(f"{code.name} {told.reason}", fault=told.reason != "DRAINING")
             case code if code in _BROKEN:
-                return self._broken(f"{code.name} {told.message}")
+                return self._broken(f"{code.name} {told.reason}")
             case grpc.StatusCode.RESOURCE_EXHAUSTED:
                 wait = told.retry_after_seconds or RETRY_AFTER_SECONDS
                 return GivenUpError(resource_exhausted("QUEUE_FULL", "all engines of the model are full", wait))
@@ -168,7 +168,7 @@ class Attempt:
             case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.UNIMPLEMENTED:
                 if self._resumes:
                     # The router made this request; its caller's was found good where the answer began.
-                    return self._given_up(f"it refused to resume: {told.message}", fault=False)
+                    return self._given_up(f"it refused to resume: {told.code.name} {told.reason}", fault=False)
                 return told
             case code:
                 return internal(f"engine {self._engine.name} answered {code.name}")
@@ -187,6 +187,7 @@ class Attempt:
         return internal(f"engine {self._engine.name} failed; its log has the rest under the request id")
 
     def _note(self, why: str, fault: bool) -> None:
+        """`why` holds nothing that the engine put into words: those may quote the prompt."""
         if fault:
             self._outcome = _Outcome.FAULT
         log.warning("engine failed", engine=self._engine.name, fault=why, counted=fault)

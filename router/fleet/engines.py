@@ -10,6 +10,8 @@ import grpc
 import structlog
 from pith.engine.v1 import control_pb2, control_pb2_grpc, inference_pb2
 
+from common.certificates import CertificateError
+from common.client_tls import ClientTls
 from common.clock import Clock
 from common.errors import PithError, not_found, unavailable
 from common.grpc_client import connect
@@ -38,7 +40,9 @@ class Engine:
         progressed_at: Moment of `clock.monotonic` at which a report last showed new output tokens.
     """
 
-    def __init__(self, name: str, address: str, breaker: Breaker, token: str | None, clock: Clock) -> None:
+    def __init__(
+        self, name: str, address: str, breaker: Breaker, token: str | None, tls: ClientTls | None, clock: Clock
+    ) -> None:
         self.name = name
         self.address = address
         self.breaker = breaker
@@ -49,12 +53,13 @@ class Engine:
         self.progressed_at = 0.0
         self._since_report = 0
         self._token = token
+        self._tls = tls
         self._clock = clock
         self._open_channel()
 
     def _open_channel(self) -> None:
         # No retries in gRPC: which engine is tried next is the dispatcher's choice.
-        self._channel = connect(self.address, token=self._token, max_attempts=1)
+        self._channel = connect(self.address, token=self._token, tls=self._tls, max_attempts=1)
         self.control = control_pb2_grpc.ControlStub(self._channel)
         # Without a deserializer messages stay bytes: most are relayed as they are.
         self.stream_generate: grpc.aio.UnaryStreamMultiCallable[inference_pb2.GenerateRequest, bytes] = (
@@ -121,8 +126,13 @@ class Engine:
         An engine that drains ends its load reports while requests are still answered: they keep the old channel.
         """
         if self.in_flight == 0:
-            await self.close()
-            self._open_channel()
+            old = self._channel
+            try:
+                self._open_channel()
+            except CertificateError as fault:
+                log.error("certificate not renewed; the one before stays", engine=self.name, fault=str(fault))
+                return
+            await old.close()
 
     async def close(self) -> None:
         await self._channel.close()
@@ -141,6 +151,7 @@ class Engines:
         addresses: By name.
         clock: Wall time, whatever the service's: engines do not hurry with a simulated day.
         token: Bearer token for engines that ask for one.
+        tls: None: engines are called in the clear. Its files are read anew for each new channel.
         make_breaker: A breaker for each engine.
         on_change: Called after every report and every loss.
         first_backoff_seconds, max_backoff_seconds: Wall time between attempts to reach an engine.
@@ -152,6 +163,7 @@ class Engines:
         clock: Clock,
         *,
         token: str | None = None,
+        tls: ClientTls | None = None,
         make_breaker: Callable[[], Breaker] = Breaker,
         on_change: Callable[[], None] = lambda: None,
         first_backoff_seconds: float = 0.1,
@@ -161,6 +173,7 @@ class Engines:
         self.clock = clock
         self._addresses = dict(addresses)
         self._token = token
+        self._tls = tls
         self._make_breaker = make_breaker
         self._on_change = on_change
         self._first_backoff_seconds = first_backoff_seconds
@@ -172,7 +185,7 @@ class Engines:
     def start(self) -> None:
         """Begins to reach the engines; returns at once, whoever is there."""
         for name, address in self._addresses.items():
-            engine = Engine(name, address, self._make_breaker(), self._token, self.clock)
+            engine = Engine(name, address, self._make_breaker(), self._token, self._tls, self.clock)
             self._members[name] = engine
             self._tasks.append(asyncio.create_task(self._keep_in_touch(engine), name=f"engine {name}"))
 

@@ -10,6 +10,7 @@ from common.carbon.accounting import CarbonSettings, embodied_grams, operational
 from common.carbon.intensity import IntensityProvider
 from common.clock import Clock
 from router.optimizer.costs import Cost, CostBook
+from router.optimizer.latency import LatencyBook
 from router.optimizer.problem import make_plan
 from router.snapshot import SnapshotKeeper
 
@@ -34,6 +35,7 @@ class Planner:
         carbon: CarbonSettings,
         clock: Clock,
         interval_seconds: float,
+        latencies: LatencyBook | None = None,
     ) -> None:
         self._keeper = keeper
         self._costs = costs
@@ -41,6 +43,7 @@ class Planner:
         self._carbon = carbon
         self._clock = clock
         self._interval_seconds = interval_seconds
+        self._latencies = latencies
         self._planning = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
@@ -55,7 +58,13 @@ class Planner:
             try:
                 g_per_kwh = self._intensities.current(now).g_per_kwh
                 plan = await asyncio.to_thread(
-                    make_plan, snapshot, self._costs, lambda cost: self._grams(cost, g_per_kwh), now, g_per_kwh
+                    make_plan,
+                    snapshot,
+                    self._costs,
+                    lambda cost: self._grams(cost, g_per_kwh),
+                    now,
+                    g_per_kwh,
+                    self._latencies,
                 )
             except Exception:
                 log.exception("no plan could be made; the last one stays", made_at=snapshot.plan.made_at)

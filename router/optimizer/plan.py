@@ -13,13 +13,31 @@ ALL_AT_L0: Shares = (("L0", 1.0),)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Shares by (policy, model, task); whatever it does not name is served at L0."""
+class Entry:
+    """What is planned for one policy's requests of one task to one model."""
 
-    entries: Mapping[tuple[str, str, str], Shares]
+    shares: Shares = ALL_AT_L0
+    by_carbon: tuple[str, ...] = ()
+    """L0 and every directive that the policy allows, open or not, the one of least predicted carbon first."""
+    late_share: float | None = None
+    """Share of requests that this mix is expected to answer later than the policy's objective says; None where it has
+    none, or where nothing is known of how long answers take."""
+
+
+NOTHING_PLANNED = Entry()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Entries by (policy, model, task); whatever it does not name is served at L0."""
+
+    entries: Mapping[tuple[str, str, str], Entry]
     made_at: datetime
     g_per_kwh: float | None = None
     """The intensity that it was made for."""
 
+    def entry(self, policy: str, model: str, task: str) -> Entry:
+        return self.entries.get((policy, model, task), NOTHING_PLANNED)
+
     def shares(self, policy: str, model: str, task: str) -> Shares:
-        return self.entries.get((policy, model, task), ALL_AT_L0)
+        return self.entry(policy, model, task).shares

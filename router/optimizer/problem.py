@@ -7,24 +7,36 @@ from datetime import datetime
 
 from common.quality.estimates import Cell, QualityBound
 from router.directives.decide import Snapshot, bound_value, open_bound
-from router.directives.levels import PRIOR_RELATIVE_CARBON
+from router.directives.levels import L0, PRIOR_RELATIVE_CARBON
 from router.directives.policy import Mode, Policy
 from router.optimizer.costs import UNKNOWN_DIRECTIVE_PRIOR, Cost, CostBook
-from router.optimizer.plan import Plan, Shares
+from router.optimizer.latency import LatencyBook
+from router.optimizer.plan import Entry, Plan
 from router.optimizer.solve import Candidate, solve
 
 
 def make_plan(
-    snapshot: Snapshot, costs: CostBook, grams: Callable[[Cost], float], now: datetime, g_per_kwh: float | None
+    snapshot: Snapshot,
+    costs: CostBook,
+    grams: Callable[[Cost], float],
+    now: datetime,
+    g_per_kwh: float | None,
+    latencies: LatencyBook | None = None,
 ) -> Plan:
-    """Solves every (policy, model, task) for which a bound exists; elsewhere nothing is open and L0 is the plan."""
-    entries: dict[tuple[str, str, str], Shares] = {}
+    """Solves every (policy, model, task) for which a bound exists; elsewhere nothing is open and L0 is the plan.
+
+    Args:
+        grams: Carbon of a request at the intensity that the plan is for.
+        latencies: Answer times; without, latency objectives have no effect.
+    """
+    entries: dict[tuple[str, str, str], Entry] = {}
     for policy in snapshot.policies:
         if policy.mode is Mode.OFF:
             continue
         for model, task in _judged(snapshot.bounds, policy):
-            candidates = _candidates(snapshot, policy, model, task, costs, grams, now)
-            entries[policy.name, model, task] = solve(candidates, policy.floor)
+            carbon = _carbon(policy, model, task, costs, grams)
+            late = _late(policy, model, task, latencies) if latencies else None
+            entries[policy.name, model, task] = _entry(snapshot, policy, model, task, carbon, late, now)
     return Plan(entries, now, g_per_kwh)
 
 
@@ -32,26 +44,52 @@ def _judged(bounds: Mapping[Cell, QualityBound], policy: Policy) -> Iterable[tup
     return dict.fromkeys((cell.model, cell.task) for cell in bounds if policy.task in ("", cell.task))
 
 
-def _candidates(
+def _carbon(
+    policy: Policy, model: str, task: str, costs: CostBook, grams: Callable[[Cost], float]
+) -> Mapping[str, float]:
+    """Of a request, by L0 and the policy's directives, open or not."""
+    # Without L0's cost there is no scale: the published shares order the levels then, all in units of one L0 request.
+    scaled = costs.predicted(Cell(model, task, L0.name)) is not None
+
+    def of(name: str) -> float:
+        cost = costs.predicted(Cell(model, task, name)) if scaled else None
+        return grams(cost) if cost else PRIOR_RELATIVE_CARBON.get(name, UNKNOWN_DIRECTIVE_PRIOR)
+
+    return {name: of(name) for name in (L0.name, *policy.directives)}
+
+
+def _late(policy: Policy, model: str, task: str, latencies: LatencyBook) -> Mapping[str, float] | None:
+    """Share of answers later than the policy's objective, by L0 and its directives; None where there is nothing to go
+    by."""
+    if policy.latency is None:
+        return None
+    seconds = policy.latency.seconds
+    shares = {n: latencies.late_share(Cell(model, task, n), seconds) for n in (L0.name, *policy.directives)}
+    known = [share for share in shares.values() if share is not None]
+    # Without L0's, what was never served is taken to be as late as the latest.
+    return {n: max(known) if share is None else share for n, share in shares.items()} if known else None
+
+
+def _entry(
     snapshot: Snapshot,
     policy: Policy,
     model: str,
     task: str,
-    costs: CostBook,
-    grams: Callable[[Cost], float],
+    carbon: Mapping[str, float],
+    late: Mapping[str, float] | None,
     now: datetime,
-) -> list[Candidate]:
-    # Without L0's cost there is no scale: the published shares order the levels then, all in units of one L0 request.
-    scaled = costs.predicted(Cell(model, task, "L0")) is not None
-
-    def cost_of(name: str) -> float:
-        cost = costs.predicted(Cell(model, task, name)) if scaled else None
-        return grams(cost) if cost else PRIOR_RELATIVE_CARBON.get(name, UNKNOWN_DIRECTIVE_PRIOR)
-
+) -> Entry:
+    late_of = late or dict.fromkeys(carbon, 0.0)
     # L0 is what quality is a share of, and the safe side of an absolute floor: it satisfies any.
-    candidates = [Candidate("L0", cost_of("L0"), max(1.0, policy.floor))]
+    candidates = [Candidate(L0.name, carbon[L0.name], max(1.0, policy.floor), late_of[L0.name])]
     for name in policy.directives:
         bound, _ = open_bound(snapshot, policy, model, task, name, policy.floor, now)
         if bound is not None:
-            candidates.append(Candidate(name, cost_of(name), bound_value(bound, policy)))
-    return candidates
+            candidates.append(Candidate(name, carbon[name], bound_value(bound, policy), late_of[name]))
+    most_late = 1.0 - policy.latency.share if policy.latency and late else None
+    shares = solve(candidates, policy.floor, most_late)
+    return Entry(
+        shares,
+        by_carbon=tuple(sorted(carbon, key=lambda name: carbon[name])),
+        late_share=None if late is None else sum(share * late[name] for name, share in shares),
+    )

@@ -131,6 +131,10 @@ class DirectivesService(directives_pb2_grpc.DirectivesServicer):
             older = await directives.revision(request.name, min(request.revision, limits.MAX_REVISION))
             if older is None:
                 raise not_found("revision of directive", f"{request.name}/{request.revision}")
+            # It may be from before a rule that holds now.
+            faults = Violations()
+            limits.check_directive(faults, convert.from_directive(older.directive), f"revision {request.revision}")
+            faults.raise_if_any()
             restored = stamped(older.directive, current.revision + 1, self._clock.now())
             await directives.add(restored, Action.ROLLBACK, request.reason)
         await self._keeper.refresh()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 
@@ -43,6 +44,7 @@ class FeedbackService(feedback_pb2_grpc.FeedbackServicer):
 
     Args:
         grams: Carbon of a request at the present intensity; None where that is unknown.
+        rng: Draws the samples of a trial.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class FeedbackService(feedback_pb2_grpc.FeedbackServicer):
         costs: CostBook,
         grams: Callable[[Cost], float | None],
         intensities: IntensityProvider,
+        rng: random.Random | None = None,
     ) -> None:
         self._database = database
         self._keeper = keeper
@@ -60,6 +63,7 @@ class FeedbackService(feedback_pb2_grpc.FeedbackServicer):
         self._costs = costs
         self._grams = grams
         self._intensities = intensities
+        self._rng = rng or random.Random()
 
     async def GetEvaluationPlan(self, request: pb.GetEvaluationPlanRequest, context: Context) -> pb.EvaluationPlan:
         async with self._database.reading() as connection:
@@ -82,6 +86,12 @@ class FeedbackService(feedback_pb2_grpc.FeedbackServicer):
     async def DrawSamples(self, request: pb.DrawSamplesRequest, context: Context) -> pb.DrawSamplesResponse:
         directives = self._keeper.snapshot.directives
         check_draw(request, directives)
+        if not request.directives:
+            async with self._database.reading() as connection:
+                drawn = await SampleRepository(connection).draw_any(
+                    request.task, request.count, self._rng, request.model
+                )
+            return pb.DrawSamplesResponse(samples=map(convert.from_sample, drawn))
         lease_seconds = DEFAULT_LEASE_SECONDS
         if request.HasField("lease"):
             lease_seconds = request.lease.ToNanoseconds() / 1e9

@@ -6,27 +6,23 @@ import random
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import datetime
 
-import grpc
 from pith.common.v1 import text_pb2
 from pith.engine.v1 import inference_pb2
 from pith.router.v1 import generation_pb2
 
-from common.auth import Principal, RequestContext, Role, current_request
+from common.auth import RequestContext, Role, current_request
 from common.clock import Clock
-from common.errors import PithError, not_found, permission_denied
 from common.grpc_server import Context
-from router.accounting import Accountant, Answered, answer_text, record_id
+from router.accounting import Accountant, Answered, answer_text, sample_wanted
+from router.admission import Admission, Admitted
 from router.answers import Answers
-from router.convert import from_decision, from_turns, to_turns
-from router.directives.compile import Compiled, Turn, apply
-from router.directives.decide import Decision, Facts, Reason, decide
-from router.directives.levels import Directive
+from router.convert import from_decision, from_turns, from_variables
+from router.directives.compile import Compiled, apply
+from router.directives.decide import Decision
 from router.fleet.dispatch import Dispatcher, Opened
 from router.fleet.engines import Engine, Engines, model_identity
-from router.snapshot import SnapshotKeeper
-from router.validation import RequestLimits, check
+from router.outcomes import Outcomes
 
 SERVICE = generation_pb2.DESCRIPTOR.services_by_name["Generation"]
 ROLES = {
@@ -36,7 +32,7 @@ ROLES = {
     "ReportOutcome": {Role.CLIENT},
     "RateAnswer": {Role.CLIENT},
 }
-"""Who may call what. The server answers UNIMPLEMENTED for the last two, which this version does not have."""
+"""Who may call what."""
 
 Event = generation_pb2.Started | bytes | generation_pb2.Finished
 """What an answer consists of, in this order: one Started, deltas as they are on the wire, one Finished."""
@@ -51,19 +47,6 @@ class KeptAnswer:
     finished: generation_pb2.Finished
 
 
-@dataclass(frozen=True, slots=True)
-class _Admitted:
-    """A request that was let in."""
-
-    request: generation_pb2.GenerateRequest
-    tenant: str
-    request_id: str
-    turns: tuple[Turn, ...]
-    directive: Directive | None
-    """What an evaluator asked for; None for all others."""
-    started_at: datetime
-
-
 class GenerationService:
     """pith.router.v1.Generation.
 
@@ -72,28 +55,28 @@ class GenerationService:
     answer has begun, and never after that: who goes on with an answer has the same digest.
 
     Args:
-        rng: Draws seeds and the ids of requests that came without.
+        rng: Draws seeds.
     """
 
     def __init__(
         self,
-        keeper: SnapshotKeeper,
+        admission: Admission,
         engines: Engines,
         dispatcher: Dispatcher,
         answers: Answers[KeptAnswer],
         accountant: Accountant,
+        outcomes: Outcomes,
         clock: Clock,
-        limits: RequestLimits,
         default_model: str = "",
         rng: random.Random | None = None,
     ) -> None:
-        self._keeper = keeper
+        self._admission = admission
         self._engines = engines
         self._dispatcher = dispatcher
         self._answers = answers
         self._accountant = accountant
+        self._outcomes = outcomes
         self._clock = clock
-        self._limits = limits
         self._default_model = default_model
         self._rng = rng or random.Random()
 
@@ -102,46 +85,69 @@ class GenerationService:
     ) -> generation_pb2.GenerateResponse:
         response = generation_pb2.GenerateResponse()
         deltas: list[bytes] = []
-        async with aclosing(self._answer(request)) as events:
-            async for event in events:
-                if isinstance(event, bytes):
-                    deltas.append(event)
-                elif isinstance(event, generation_pb2.Started):
-                    response.started.CopyFrom(event)
-                else:
-                    response.finished.CopyFrom(event)
+        admitted = self._admission.admit(request, _caller().principal)
+        with self._admission.limited(admitted):
+            async with aclosing(self._answer(admitted)) as events:
+                async for event in events:
+                    if isinstance(event, bytes):
+                        deltas.append(event)
+                    elif isinstance(event, generation_pb2.Started):
+                        response.started.CopyFrom(event)
+                    else:
+                        response.finished.CopyFrom(event)
         response.text = answer_text(deltas)
         return response
 
     async def StreamGenerate(
         self, request: generation_pb2.GenerateRequest, context: Context
     ) -> AsyncGenerator[generation_pb2.StreamGenerateResponse | bytes]:
-        async with aclosing(self._answer(request)) as events:
-            async for event in events:
-                if isinstance(event, bytes):
-                    yield event
-                elif isinstance(event, generation_pb2.Started):
-                    yield generation_pb2.StreamGenerateResponse(started=event)
-                else:
-                    yield generation_pb2.StreamGenerateResponse(finished=event)
+        admitted = self._admission.admit(request, _caller().principal)
+        with self._admission.limited(admitted):
+            async with aclosing(self._answer(admitted)) as events:
+                async for event in events:
+                    if isinstance(event, bytes):
+                        yield event
+                    elif isinstance(event, generation_pb2.Started):
+                        yield generation_pb2.StreamGenerateResponse(started=event)
+                    else:
+                        yield generation_pb2.StreamGenerateResponse(finished=event)
 
     async def Decide(self, request: generation_pb2.DecideRequest, context: Context) -> generation_pb2.DecideResponse:
-        admitted = self._admit(request.request, _caller().principal)
-        model = request.request.model or self._default_model
+        admitted = self._admission.admit(request.request, _caller().principal)
+        asked = request.request.model or self._default_model
+        served = self._engines.identity(asked)
         # A caller with engines of its own names its model as cells do, which is then taken at its word.
-        decision = self._decide(admitted, self._engines.identity(model) or model)
+        model = served or asked
+        with self._admission.limited(admitted):
+            decision = self._admission.decide(admitted, model)
         compiled = _compile(admitted, decision)
+        # A sample's other levels are generated here.
+        wanted = served != "" and sample_wanted(admitted.request, admitted.request_id, decision)
+        key = (admitted.tenant, admitted.request_id)
         return generation_pb2.DecideResponse(
-            decision_id=record_id(admitted.tenant, admitted.request_id),
+            decision_id=self._outcomes.seal(admitted.request, key, model, decision, sample_wanted=wanted),
             decision=from_decision(decision),
             messages=from_turns(compiled.turns),
             sampling=_sampling(admitted.request.sampling, compiled),
             limits=_limits(compiled),
+            template_variables=from_variables(compiled.template_variables),
+            sample_wanted=wanted,
         )
 
-    async def _answer(self, request: generation_pb2.GenerateRequest) -> AsyncGenerator[Event]:
-        caller = _caller()
-        admitted = self._admit(request, caller.principal)
+    async def ReportOutcome(
+        self, request: generation_pb2.ReportOutcomeRequest, context: Context
+    ) -> generation_pb2.ReportOutcomeResponse:
+        self._outcomes.report(request, _caller().principal)
+        return generation_pb2.ReportOutcomeResponse()
+
+    async def RateAnswer(
+        self, request: generation_pb2.RateAnswerRequest, context: Context
+    ) -> generation_pb2.RateAnswerResponse:
+        await self._outcomes.rate(request, _caller().principal)
+        return generation_pb2.RateAnswerResponse()
+
+    async def _answer(self, admitted: Admitted) -> AsyncGenerator[Event]:
+        caller, request = _caller(), admitted.request
         # A request that came without an id cannot be asked again.
         key = (admitted.tenant, admitted.request_id) if request.request_id else None
         kept = self._answers.begin(key) if key else None
@@ -154,7 +160,7 @@ class GenerationService:
 
         def prepare(engine: Engine) -> inference_pb2.GenerateRequest:
             nonlocal decision
-            decision = self._decide(admitted, engine.identity)
+            decision = self._admission.decide(admitted, engine.identity)
             return _engine_request(admitted, engine, decision, seed)
 
         began = self._clock.monotonic()
@@ -163,6 +169,7 @@ class GenerationService:
         opened: Opened | None = None
         deltas: list[bytes] = []
         try:
+            self._admission.check_budget(admitted)
             stream = self._dispatcher.stream(model, prepare, caller.remaining_seconds, deltas)
             async with aclosing(stream) as events:
                 async for event in events:
@@ -198,45 +205,12 @@ class GenerationService:
                         if key:
                             answer = KeptAnswer(started, tuple(deltas), finished)
                             self._answers.finish(key, answer, sum(map(len, deltas)))
+                        else:
+                            self._answers.remember([(admitted.tenant, admitted.request_id)])
                         yield finished
         finally:
             if key:
                 self._answers.release(key)
-
-    def _admit(self, request: generation_pb2.GenerateRequest, principal: Principal) -> _Admitted:
-        """Checks all that can be known before an engine is."""
-        check(request, self._limits)
-        directive = None
-        if request.HasField("evaluation"):
-            if principal.role not in (Role.EVALUATOR, Role.ADMIN):
-                raise permission_denied(principal.role, (Role.EVALUATOR, Role.ADMIN))
-            directive = self._keeper.snapshot.directives.get(request.evaluation.directive)
-            if directive is None:
-                raise not_found("directive", request.evaluation.directive)
-        return _Admitted(
-            request=request,
-            tenant=_tenant(request.tenant, principal),
-            request_id=request.request_id or f"{self._rng.getrandbits(128):032x}",
-            turns=to_turns(request.messages),
-            directive=directive,
-            started_at=self._clock.now(),
-        )
-
-    def _decide(self, admitted: _Admitted, model: str) -> Decision:
-        if admitted.directive is not None:
-            why = f"an evaluator asked for {admitted.directive.name}"
-            return Decision(admitted.directive, Reason.EVALUATION, why, planned=admitted.directive.name)
-        request = admitted.request
-        facts = Facts(
-            tenant=admitted.tenant,
-            task=request.task,
-            model=model,
-            key=request.conversation_id or admitted.request_id,
-            request_id=admitted.request_id,
-            opt_out=request.opt_out,
-            floor=request.floor if request.HasField("floor") else None,
-        )
-        return decide(facts, self._keeper.snapshot, self._clock.now())
 
 
 def _caller() -> RequestContext:
@@ -245,34 +219,21 @@ def _caller() -> RequestContext:
     return caller
 
 
-def _tenant(asked: str, principal: Principal) -> str:
-    if asked in ("", principal.tenant):
-        return principal.tenant
-    if principal.role is Role.CLIENT:
-        raise PithError(
-            grpc.StatusCode.PERMISSION_DENIED,
-            "ROLE_NOT_ALLOWED",
-            f"tenant: is {asked!r}; a client's token speaks for its own tenant only, {principal.tenant!r}",
-            metadata={"role": principal.role, "needed": f"{Role.ADMIN}, {Role.EVALUATOR}"},
-        )
-    return asked
-
-
-def _compile(admitted: _Admitted, decision: Decision) -> Compiled:
+def _compile(admitted: Admitted, decision: Decision) -> Compiled:
     limits, sampling = admitted.request.limits, admitted.request.sampling
     return apply(decision.directive, admitted.turns, limits.max_output_tokens, limits.stop, sampling.suppressed_words)
 
 
-def _engine_request(
-    admitted: _Admitted, engine: Engine, decision: Decision, seed: int
-) -> inference_pb2.GenerateRequest:
+def _engine_request(admitted: Admitted, engine: Engine, decision: Decision, seed: int) -> inference_pb2.GenerateRequest:
     compiled = _compile(admitted, decision)
     sampling = _sampling(admitted.request.sampling, compiled)
     sampling.seed = seed
     return inference_pb2.GenerateRequest(
         # By name: an engine that has changed its model since it was asked says so instead of answering.
         model=engine.info.model if engine.info else "",
-        messages=text_pb2.Messages(messages=from_turns(compiled.turns)),
+        messages=text_pb2.Messages(
+            messages=from_turns(compiled.turns), template_variables=from_variables(compiled.template_variables)
+        ),
         sampling=sampling,
         limits=_limits(compiled),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from google.protobuf.empty_pb2 import Empty
@@ -17,13 +18,20 @@ from common.errors import (
     already_exists,
     invalid_argument,
     not_found,
-    unimplemented,
 )
 from common.grpc_server import Context
 from router import convert, limits, pagination
+from router.apply import Change, check_names, work_out, write
+from router.conflicts import find_conflicts
+from router.directives.decide import Snapshot, Spent, nothing_spent
+from router.directives.levels import L0, Directive
+from router.directives.policy import Policy
 from router.explain import explain
 from router.field_mask import merge
+from router.fleet.view import EngineView
 from router.optimizer.costs import Cost, CostBook
+from router.replay.simulate import DEFAULT_SPAN, Simulator
+from router.replay.simulation import Simulated
 from router.revision import BEFORE_ALL, FIXED, check_change, existing, name_of, stamped, unchanged
 from router.snapshot import SnapshotKeeper
 from router.store.database import Database
@@ -31,6 +39,7 @@ from router.store.directives import DirectiveRepository
 from router.store.policies import PolicyRepository
 from router.store.revisions import Action
 from router.validation import RequestLimits, check
+from router.window import before, read_window
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Policies"]
 ROLES = {method.name: {Role.ADMIN} for method in SERVICE.methods}
@@ -42,6 +51,8 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
     Args:
         grams: Carbon of a request at the present intensity; None where that is unknown.
         identity: "name@digest" of what serves a model (empty: the default); empty where no engine serves it.
+        engines: The engines as this router sees them now.
+        spent: What each policy's requests have emitted today.
     """
 
     def __init__(
@@ -52,7 +63,10 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
         costs: CostBook,
         grams: Callable[[Cost], float | None],
         identity: Callable[[str], str],
+        engines: Callable[[], Sequence[EngineView]],
+        simulator: Simulator,
         request_limits: RequestLimits,
+        spent: Spent = nothing_spent,
     ) -> None:
         self._database = database
         self._keeper = keeper
@@ -60,7 +74,10 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
         self._costs = costs
         self._grams = grams
         self._identity = identity
+        self._engines = engines
         self._request_limits = request_limits
+        self._spent = spent
+        self._simulator = simulator
 
     async def CreatePolicy(self, request: pb.CreatePolicyRequest, context: Context) -> pb.Policy:
         faults = Violations()
@@ -165,13 +182,86 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
         caller = current_request()
         tenant = asked.tenant or (caller.principal.tenant if caller else "")
         now = self._clock.now()
-        return explain(asked, tenant, model, self._keeper.snapshot, self._costs, self._grams, now)
+        return explain(asked, tenant, model, self._keeper.snapshot, self._costs, self._grams, now, self._spent)
 
     async def Simulate(self, request: pb.SimulateRequest, context: Context) -> pb.SimulateResponse:
-        raise unimplemented("Simulate")
+        now = self._clock.now()
+        faults = Violations()
+        snapshot = self._keeper.snapshot
+        limits.check_policy(faults, request.policy, snapshot.directives.keys() - {L0.name})
+        start, end = read_window(faults, request, now)
+        faults.raise_if_any()
+        candidate = convert.to_policy(request.policy)
+        start = start or before(end, DEFAULT_SPAN)
+        return _from_simulated(await self._simulator.simulate(candidate, start, end, snapshot, now))
 
     async def CheckPolicies(self, request: pb.CheckPoliciesRequest, context: Context) -> pb.CheckPoliciesResponse:
-        raise unimplemented("CheckPolicies")
+        faults = Violations()
+        check_names(faults, "policies", [policy.name for policy in request.policies])
+        faults.raise_if_any()
+        # A directive that does not exist is a finding here, not a fault of the request.
+        for index, policy in enumerate(request.policies):
+            limits.check_policy(faults, policy, set(policy.directives), f"policies[{index}]")
+        faults.raise_if_any()
+        given = {policy.name: convert.to_policy(policy) for policy in request.policies}
+        snapshot = self._keeper.snapshot
+        others = (policy for policy in snapshot.policies if policy.name not in given)
+        findings = await self._findings(replace(snapshot, policies=(*others, *given.values())))
+        return pb.CheckPoliciesResponse(findings=findings)
 
     async def Apply(self, request: pb.ApplyRequest, context: Context) -> pb.ApplyResponse:
-        raise unimplemented("Apply")
+        now = self._clock.now()
+        transaction = self._database.reading() if request.validate_only else self._database.changing()
+        async with transaction as connection:
+            directives, policies = DirectiveRepository(connection), PolicyRepository(connection)
+            outcome = await work_out(request, directives, policies, now)
+            if not request.validate_only:
+                await write(outcome, directives, policies, request.reason)
+        if not request.validate_only:
+            await self._keeper.refresh()
+        result = replace(
+            self._keeper.snapshot,
+            directives={directive.name: directive for directive in (L0, *outcome.directives)},
+            policies=outcome.policies,
+        )
+        return pb.ApplyResponse(changes=map(_from_change, outcome.changes), findings=await self._findings(result))
+
+    async def _findings(self, snapshot: Snapshot) -> Sequence[pb.Finding]:
+        read = {view.name: tuple(view.model.template_variables) for view in self._engines() if view.model is not None}
+        # Every policy is held against every bound.
+        found = await asyncio.to_thread(find_conflicts, snapshot, read, self._clock.now())
+        return [
+            pb.Finding(
+                severity=pb.Finding.Severity.Value(f"SEVERITY_{finding.severity.name}"),
+                subject=finding.subject,
+                others=finding.others,
+                code=finding.code,
+                message=finding.message,
+            )
+            for finding in found
+        ]
+
+
+def _from_change(change: Change[Directive] | Change[Policy]) -> pb.ApplyResponse.Change:
+    message = pb.ApplyResponse.Change()
+    for when, resource in (("before", change.before), ("after", change.after)):
+        if isinstance(resource, Directive):
+            getattr(message, f"directive_{when}").CopyFrom(convert.from_directive(resource))
+        elif resource is not None:
+            getattr(message, f"policy_{when}").CopyFrom(convert.from_policy(resource))
+    return message
+
+
+def _from_simulated(simulated: Simulated) -> pb.SimulateResponse:
+    return pb.SimulateResponse(
+        requests=simulated.requests,
+        requests_without_energy=simulated.requests_without_energy,
+        recorded_grams=simulated.recorded_grams,
+        simulated_grams=None if simulated.simulated_grams is None else convert.from_interval(simulated.simulated_grams),
+        saving=None if simulated.saving is None else convert.from_interval(simulated.saving),
+        served=[
+            pb.SimulateResponse.Served(directive=directive, reason=convert.from_reason(reason), requests=requests)
+            for directive, reason, requests in simulated.served
+        ],
+        assumptions=simulated.assumptions,
+    )

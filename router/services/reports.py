@@ -12,7 +12,7 @@ from pith.router.v1 import reports_pb2_grpc
 
 from common.auth import Role
 from common.clock import Clock
-from common.errors import Violations, unimplemented
+from common.errors import Violations
 from common.grpc_server import Context
 from common.limits import MAX_ID_CHARACTERS
 from common.quality.estimates import QualityBound
@@ -23,7 +23,8 @@ from router.limits import check_text
 from router.openings import allowing, is_open
 from router.snapshot import SnapshotKeeper
 from router.store.database import Database
-from router.store.ledger import LedgerRepository, Totals, Window
+from router.store.reports import ReportRepository, Totals, Window
+from router.window import read_window
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Reports"]
 ROLES = {method.name: {Role.ADMIN} for method in SERVICE.methods}
@@ -34,6 +35,10 @@ _DIMENSIONS: Mapping[int, str] = {
     pb.DIMENSION_DIRECTIVE: "directive",
     pb.DIMENSION_MODEL: "model",
     pb.DIMENSION_HOUR: "hour",
+    pb.DIMENSION_DAY: "day",
+    pb.DIMENSION_POLICY: "policy",
+    pb.DIMENSION_ENGINE: "engine",
+    pb.DIMENSION_REASON: "reason",
 }
 
 
@@ -42,6 +47,7 @@ class ReportsService(reports_pb2_grpc.ReportsServicer):
 
     Args:
         engines: The engines as this router sees them now.
+        status: How this router is now.
     """
 
     def __init__(
@@ -50,22 +56,24 @@ class ReportsService(reports_pb2_grpc.ReportsServicer):
         keeper: SnapshotKeeper,
         clock: Clock,
         engines: Callable[[], Sequence[EngineView]],
+        status: Callable[[], pb.RouterStatus],
     ) -> None:
         self._database = database
         self._keeper = keeper
         self._clock = clock
         self._engines = engines
+        self._status = status
 
     async def GetReport(self, request: pb.GetReportRequest, context: Context) -> pb.Report:
         """A report on one tenant holds no evaluation: the product pays for that, so it lessens no tenant's saving."""
         window = _window(request, self._clock.now())
         dimensions = [_DIMENSIONS[dimension] for dimension in request.dimensions]
         async with self._database.reading() as connection:
-            ledger = LedgerRepository(connection)
-            rows = await ledger.totals(window, dimensions)
-            ((_, total),) = await ledger.totals(window)
-            ((_, evaluation),) = await ledger.totals(window, evaluation=True)
-            strata = await ledger.strata(window)
+            reports = ReportRepository(connection)
+            rows = await reports.totals(window, dimensions)
+            ((_, total),) = await reports.totals(window)
+            ((_, evaluation),) = await reports.totals(window, evaluation=True)
+            strata = await reports.strata(window)
         report = pb.Report(rows=[_row(values, totals) for values, totals in rows], total=_row({}, total))
         evaluation_grams = 0.0
         if not request.tenant:
@@ -88,7 +96,7 @@ class ReportsService(reports_pb2_grpc.ReportsServicer):
         return pb.ListEnginesResponse(engines=map(convert.from_engine, views))
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.RouterStatus:
-        raise unimplemented("GetStatus")
+        return self._status()
 
     def _bound(self, bound: QualityBound, now: datetime) -> pb.ListBoundsResponse.Bound:
         snapshot, cell = self._keeper.snapshot, bound.cell
@@ -104,16 +112,7 @@ def _cell_key(bound: QualityBound) -> tuple[str, ...]:
 
 def _window(request: pb.GetReportRequest, now: datetime) -> Window:
     faults = Violations()
-    times: dict[str, datetime | None] = {"start_time": None, "end_time": now}
-    for field in times:
-        if request.HasField(field):  # type: ignore[arg-type]
-            try:
-                times[field] = convert.moment(getattr(request, field))
-            except ValueError:
-                faults.add(field, "is out of range; must be between the years 1 and 9999")
-    start, end = times["start_time"], times["end_time"]
-    if start is not None and end is not None:
-        faults.require(start < end, "start_time", f"is {start.isoformat()}; must be before {end.isoformat()}")
+    start, end = read_window(faults, request, now)
     for index, dimension in enumerate(request.dimensions):
         at = f"dimensions[{index}]"
         if dimension not in _DIMENSIONS:
@@ -140,10 +139,12 @@ def _row(values: Mapping[str, Any], totals: Totals) -> pb.Report.Row:
             if totals.energy_source
             else energy_pb2.ENERGY_SOURCE_UNSPECIFIED
         ),
+        rated_requests=totals.rated_requests,
+        mean_rating=totals.mean_rating,
     )
     for name, value in values.items():
         if isinstance(value, datetime):
-            row.hour.CopyFrom(convert.timestamp(value))
+            getattr(row, name).CopyFrom(convert.timestamp(value))
         else:
             setattr(row, name, value)
     return row

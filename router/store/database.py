@@ -49,7 +49,16 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = _checked(url)
-        options: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": BUSY_TIMEOUT_SECONDS}}
+        options: dict[str, Any] = {
+            "pool_pre_ping": True,
+            "connect_args": {
+                "connect_timeout": BUSY_TIMEOUT_SECONDS,
+                # Without these, a server that vanishes from the network is waited for by the hour.
+                "tcp_user_timeout": BUSY_TIMEOUT_SECONDS * 1000,
+                "keepalives_idle": BUSY_TIMEOUT_SECONDS,
+                "keepalives_interval": 1,
+            },
+        }
         if self.url.get_backend_name() == "sqlite":
             options = {}
         try:
@@ -134,7 +143,6 @@ def _configure_sqlite(dbapi_connection: Any, _record: object) -> None:
     dbapi_connection.isolation_level = None
     cursor = dbapi_connection.cursor()
     for pragma in (
-        "journal_mode=WAL",
         "synchronous=NORMAL",
         f"busy_timeout={BUSY_TIMEOUT_SECONDS * 1000}",
         "foreign_keys=ON",
@@ -156,4 +164,5 @@ def _failures() -> Iterator[None]:
     except (exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSupportedError):
         raise  # a fault of ours, not of the database
     except (exc.DBAPIError, exc.TimeoutError) as error:
-        raise StoreUnavailable(str(getattr(error, "orig", None) or error)) from error
+        # After its first line, a database may quote the row.
+        raise StoreUnavailable(str(getattr(error, "orig", None) or error).partition("\n")[0]) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,23 +59,35 @@ class DirectiveRepository:
 
     async def add(self, directive: Directive, action: Action, reason: str) -> None:
         """Makes it the newest revision of its name. Raises IntegrityError where that revision exists."""
-        await self._connection.execute(
-            insert(directives).values(
-                name=directive.name,
-                revision=directive.revision,
-                action=action.value,
-                reason=reason,
-                text=directive.text,
-                placement=directive.placement.value,
-                max_output_tokens=directive.max_output_tokens,
-                stop=directive.stop,
-                suppressed_words=directive.suppressed_words,
-                history_messages=directive.history_messages,
-                template_variables=dict(directive.template_variables),
-                updated_at=directive.updated_at,
-                updated_by=directive.updated_by,
-            )
-        )
+        await self.add_many([(directive, action)], reason)
+
+    async def add_many(self, changed: Sequence[tuple[Directive, Action]], reason: str) -> None:
+        """As `add`, each."""
+        if changed:
+            rows = [_row(directive, action, reason) for directive, action in changed]
+            await self._connection.execute(insert(directives), rows)
+
+    async def last_revisions(self) -> dict[str, int]:
+        """Of every name that was ever used."""
+        return await revisions.last_revisions(self._connection, directives)
+
+
+def _row(directive: Directive, action: Action, reason: str) -> dict[str, Any]:
+    return {
+        "name": directive.name,
+        "revision": directive.revision,
+        "action": action.value,
+        "reason": reason,
+        "text": directive.text,
+        "placement": directive.placement.value,
+        "max_output_tokens": directive.max_output_tokens,
+        "stop": directive.stop,
+        "suppressed_words": directive.suppressed_words,
+        "history_messages": directive.history_messages,
+        "template_variables": dict(directive.template_variables),
+        "updated_at": directive.updated_at,
+        "updated_by": directive.updated_by,
+    }
 
 
 def _directive(row: Row[Any]) -> Directive:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,8 @@ from sqlalchemy import URL, Connection, NullPool, create_engine, event
 _SCRIPTS = Path(__file__).parent / "migrations"
 # Any number, but the same for every router.
 _LOCK = 0x70697468
+# For another router's migrations, on SQLite.
+_WAIT_SECONDS = 30
 
 
 class SchemaVersionError(RuntimeError):
@@ -66,8 +70,18 @@ def _locked(url: URL) -> Iterator[Connection]:
 def _configure_sqlite(dbapi_connection: Any, _record: object) -> None:
     # Foreign keys off: a table that is made anew is dropped for a moment, which must not cascade.
     dbapi_connection.isolation_level = None
-    dbapi_connection.execute("PRAGMA busy_timeout=30000")
+    dbapi_connection.execute(f"PRAGMA busy_timeout={_WAIT_SECONDS * 1000}")
     dbapi_connection.execute("PRAGMA foreign_keys=OFF")
+    # The one statement that does not wait for a lock, and whose effect stays with the file.
+    until = time.monotonic() + _WAIT_SECONDS
+    while True:
+        try:
+            dbapi_connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _refuse_newer(connection: Connection, scripts: ScriptDirectory) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,32 +59,44 @@ class PolicyRepository:
 
     async def add(self, policy: Policy, action: Action, reason: str) -> None:
         """Makes it the newest revision of its name. Raises IntegrityError where that revision exists."""
-        await self._connection.execute(
-            insert(policies).values(
-                name=policy.name,
-                revision=policy.revision,
-                action=action.value,
-                reason=reason,
-                tenant=policy.tenant,
-                task=policy.task,
-                mode=policy.mode.value,
-                traffic_share=policy.traffic_share,
-                floor=policy.floor,
-                floor_kind=policy.floor_kind.value,
-                directives=policy.directives,
-                holdback_share=policy.holdback_share,
-                sample_share=policy.sample_share,
-                grader=policy.grader,
-                bound_max_age_seconds=policy.bound_max_age_seconds,
-                latency_seconds=policy.latency.seconds if policy.latency else None,
-                latency_share=policy.latency.share if policy.latency else None,
-                carbon_grams_per_day=policy.carbon_budget.grams_per_day if policy.carbon_budget else None,
-                when_carbon_spent=policy.carbon_budget.when_spent.value if policy.carbon_budget else None,
-                leave_alone=sorted(trait.value for trait in policy.leave_alone),
-                updated_at=policy.updated_at,
-                updated_by=policy.updated_by,
-            )
-        )
+        await self.add_many([(policy, action)], reason)
+
+    async def add_many(self, changed: Sequence[tuple[Policy, Action]], reason: str) -> None:
+        """As `add`, each."""
+        if changed:
+            rows = [_row(policy, action, reason) for policy, action in changed]
+            await self._connection.execute(insert(policies), rows)
+
+    async def last_revisions(self) -> dict[str, int]:
+        """Of every name that was ever used."""
+        return await revisions.last_revisions(self._connection, policies)
+
+
+def _row(policy: Policy, action: Action, reason: str) -> dict[str, Any]:
+    return {
+        "name": policy.name,
+        "revision": policy.revision,
+        "action": action.value,
+        "reason": reason,
+        "tenant": policy.tenant,
+        "task": policy.task,
+        "mode": policy.mode.value,
+        "traffic_share": policy.traffic_share,
+        "floor": policy.floor,
+        "floor_kind": policy.floor_kind.value,
+        "directives": policy.directives,
+        "holdback_share": policy.holdback_share,
+        "sample_share": policy.sample_share,
+        "grader": policy.grader,
+        "bound_max_age_seconds": policy.bound_max_age_seconds,
+        "latency_seconds": policy.latency.seconds if policy.latency else None,
+        "latency_share": policy.latency.share if policy.latency else None,
+        "carbon_grams_per_day": policy.carbon_budget.grams_per_day if policy.carbon_budget else None,
+        "when_carbon_spent": policy.carbon_budget.when_spent.value if policy.carbon_budget else None,
+        "leave_alone": sorted(trait.value for trait in policy.leave_alone),
+        "updated_at": policy.updated_at,
+        "updated_by": policy.updated_by,
+    }
 
 
 def _revision(row: Row[Any]) -> PolicyRevision:

@@ -37,3 +37,9 @@ async def last_revision(connection: AsyncConnection, table: Table, name: str) ->
     """
     newest = await connection.execute(select(func.max(table.c.revision)).where(table.c.name == name))
     return newest.scalar_one() or 0
+
+
+async def last_revisions(connection: AsyncConnection, table: Table) -> dict[str, int]:
+    """Of every name that was ever used."""
+    query = select(table.c.name, func.max(table.c.revision).label("revision")).group_by(table.c.name)
+    return {row.name: row.revision for row in await connection.execute(query)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,10 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.quality.estimates import Cell
 from router.directives.compile import Turn
 from router.samples import Answer, Sample
+from router.store.erasure import ErasureRepository
 from router.store.tables import answers, samples, scores
 from router.store.upsert import insert_new
 
-_GRADABLE = and_(samples.c.reference != "", samples.c.grader != "")
+_GRADABLE = and_(samples.c.reference != "", samples.c.grader != "", samples.c.erased_at.is_(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,11 @@ class SampleRepository:
         self._connection = connection
 
     async def add_many(self, kept: Sequence[Sample]) -> None:
-        """Idempotent by sample_id, and for their answers as `add_answers`."""
+        """Idempotent by sample_id, and for their answers as `add_answers`. What its tenant had erased is left out."""
+        if not kept:
+            return
+        erased = await ErasureRepository(self._connection).hold({sample.tenant for sample in kept})
+        kept = [s for s in kept if s.tenant not in erased or s.served_at >= erased[s.tenant]]
         rows = [
             {
                 "sample_id": sample.sample_id,
@@ -56,7 +62,18 @@ class SampleRepository:
         await self.add_answers([(sample.sample_id, answer) for sample in kept for answer in sample.answers])
 
     async def add_answers(self, given: Sequence[tuple[str, Answer]]) -> None:
-        """(sample_id, answer); idempotent by sample_id, directive and its revision. The samples must exist."""
+        """(sample_id, answer); idempotent by sample_id, directive and its revision. The samples must exist.
+
+        Of a sample whose text is erased none is kept.
+        """
+        query = (
+            select(samples.c.sample_id, samples.c.erased_at)
+            .where(samples.c.sample_id.in_({sample_id for sample_id, _ in given}))
+            .order_by(samples.c.sample_id)
+            # None of them is erased before this transaction has ended, and its answers are there to be erased.
+            .with_for_update(read=True)
+        )
+        erased = {row.sample_id for row in await self._connection.execute(query) if row.erased_at is not None}
         rows = [
             {
                 "sample_id": sample_id,
@@ -66,6 +83,7 @@ class SampleRepository:
                 "output_tokens": answer.output_tokens,
             }
             for sample_id, answer in given
+            if sample_id not in erased
         ]
         await insert_new(self._connection, answers, rows, ("sample_id", "directive", "directive_revision"))
 
@@ -112,6 +130,30 @@ class SampleRepository:
             update(samples).where(samples.c.sample_id.in_(drawn)).values(lease_holder=holder, leased_until=until)
         )
         return await self.get_many(drawn)
+
+    async def draw_any(self, task: str, count: int, rng: random.Random, model: str = "") -> tuple[Sample, ...]:
+        """Samples of one model that have reference and grader, whatever their leases and scores: drawn uniformly at
+        random, and left as they are.
+
+        Args:
+            model: As cells have it, or by name alone; where more than one fits, that with most samples.
+        """
+        fitting = [
+            (samples_of_model, identity)
+            for (identity, of_task), samples_of_model in (await self.gradable()).items()
+            if of_task == task and model in ("", identity, identity.partition("@")[0])
+        ]
+        if not fitting:
+            return ()
+        total, identity = max(fitting)
+        places = rng.sample(range(total), min(count, total))
+        numbered = (
+            select(samples.c.sample_id, (func.row_number().over(order_by=samples.c.sample_id) - 1).label("place"))
+            .where(samples.c.model == identity, samples.c.task == task, _GRADABLE)
+            .subquery()
+        )
+        drawn = await self._connection.execute(select(numbered.c.sample_id).where(numbered.c.place.in_(places)))
+        return await self.get_many(drawn.scalars().all())
 
     async def release(self, sample_ids: Collection[str], holder: str) -> None:
         """Ends the holder's leases on them; those of others stay."""

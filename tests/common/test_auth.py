@@ -1,11 +1,14 @@
 """Tokens: what a file may hold, and whom a call's metadata makes the caller."""
 
+import asyncio
 import json
+from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 
 from common.auth import (
     Authenticator,
@@ -16,6 +19,7 @@ from common.auth import (
     current_request,
     read_tokens,
 )
+from common.clock import ManualClock
 from common.errors import PithError
 
 
@@ -122,3 +126,86 @@ def test_what_remains_of_a_deadline_is_never_negative() -> None:
     caller = Principal("x", Role.CLIENT, "default")
     assert RequestContext("r", caller).remaining_seconds() is None
     assert RequestContext("r", caller, deadline=0.0).remaining_seconds() == 0.0
+
+
+def with_token(token: str = "secret") -> dict[str, str | bytes]:
+    return {"authorization": f"Bearer {token}"}
+
+
+def told(auth: Authenticator, token: str) -> str:
+    with pytest.raises(PithError) as raised:
+        auth.authenticate(with_token(token))
+    assert (raised.value.code, raised.value.reason) == (grpc.StatusCode.UNAUTHENTICATED, "BAD_TOKEN")
+    return raised.value.message
+
+
+async def test_a_token_holds_until_it_expires_by_the_service_clock() -> None:
+    clock = ManualClock()
+    lasting = TokenEntry.model_validate({**entry(), "expires_at": clock.now() + timedelta(seconds=60)})
+    auth = Authenticator([lasting], clock)
+    await clock.advance(59)
+    assert auth.authenticate(with_token()).name == "secret-holder"
+    await clock.advance(1)
+    assert told(auth, "secret") == "the token has expired"
+
+
+def test_tokens_of_a_store_come_and_go_beside_those_of_the_file() -> None:
+    auth = Authenticator([TokenEntry.model_validate(entry("file", "admin"))])
+    auth.put_stored([TokenEntry.model_validate(entry(token)) for token in ("one", "two")])
+    assert [auth.authenticate(with_token(t)).name for t in ("file", "one", "two")] == [
+        "file-holder", "one-holder", "two-holder",
+    ]  # fmt: skip
+    auth.put_stored([TokenEntry.model_validate(entry("two")), TokenEntry.model_validate(entry("file", "client"))])
+    assert told(auth, "one") == "the token is not known"
+    assert auth.authenticate(with_token("two")).role is Role.CLIENT
+    assert auth.authenticate(with_token("file")).role is Role.ADMIN, "no row takes a token of the file away"
+
+
+def test_a_store_full_of_tokens_closes_no_door_that_is_open() -> None:
+    auth = Authenticator(None)
+    auth.put_stored([TokenEntry.model_validate(entry())])
+    assert auth.authenticate({}).role is Role.ADMIN
+
+
+async def test_a_changed_file_is_taken_in_and_a_broken_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.toml"
+    path.write_text(toml(entry("one"), entry("two")))
+    auth = Authenticator.from_file(path)
+    auth.put_stored([TokenEntry.model_validate(entry("stored"))])
+    path.write_text(toml(entry("one"), entry("new")))
+    with capture_logs() as logs:
+        await auth.reload()
+        await auth.reload()
+    assert len(logs) == 1, "one change"
+    assert told(auth, "two") == "the token is not known"
+    assert auth.authenticate(with_token("new")).name == "new-holder"
+    for broken in ("[[tokens", "", toml(entry(role="king")), "[" * 100_000):
+        path.write_text(broken)
+        with capture_logs() as logs:
+            await auth.reload()
+            await auth.reload()
+        assert [line["log_level"] for line in logs] == ["error"], "said once"
+        assert auth.authenticate(with_token("one")).name == "one-holder"
+    path.unlink()
+    await auth.reload()
+    for token in ("one", "new", "stored"):
+        assert auth.authenticate(with_token(token)).name == f"{token}-holder"
+    path.write_text(toml(entry("one"), entry("new")))
+    await auth.reload()
+    assert auth.authenticate(with_token("new"))
+
+
+async def test_a_server_refuses_a_token_that_was_taken_out_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.toml"
+    path.write_text(toml(entry("one"), entry("two")))
+    auth = Authenticator.from_file(path)
+    watching = asyncio.create_task(auth.watch(poll_seconds=0.001))
+    path.write_text(toml(entry("one")))
+    while True:
+        try:
+            auth.authenticate(with_token("two"))
+        except PithError:
+            break
+        await asyncio.sleep(0)
+    watching.cancel()
+    assert auth.authenticate(with_token("one"))

@@ -71,6 +71,12 @@ class Client:
         stream = self.evaluation.RunEvaluation(evaluation_pb2.RunEvaluationRequest())
         return [progress.event async for progress in stream if progress.event]
 
+    async def trial(self, text: str, samples: int) -> evaluation_pb2.TrialResult:
+        request = evaluation_pb2.TrialDirectiveRequest(
+            directive=directives_pb2.Directive(text=text), task=TASK, samples=samples, floor=FLOOR
+        )
+        return [step async for step in self.evaluation.TrialDirective(request)][-1].result
+
     async def directive_of(self, question: Example) -> str:
         explained = await self.policies.Explain(policies_pb2.ExplainRequest(request=self.request(question)))
         return str(explained.decision.directive)
@@ -108,6 +114,12 @@ async def test_a_day_in_the_life(stack: Stack) -> None:
         before = await client.serve(steady)
         assert {reply.started.decision.directive for reply in before} == {"L0"}
         assert all(reply.finished.HasField("energy") and reply.finished.HasField("carbon") for reply in before)
+
+        # Words that are no directive yet are tried on what was served.
+        tried = await client.trial("Always answer very briefly", samples=30)
+        assert (tried.samples, tried.failed, tried.baseline_quality > 0.5) == (30, 0, True)
+        assert tried.token_share.upper < 1 and tried.energy_share.upper < 1
+        assert tried.recommendation == evaluation_pb2.RECOMMENDATION_ADOPT, tried.explanation
 
         # Brevity costs this work nothing: the evaluator finds that out and the router serves it.
         await client.evaluate()

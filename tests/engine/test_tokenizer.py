@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
+from common.limits import OWN_TEMPLATE_VARIABLES
 from engine.tokenizer import TemplateRejectedError, Tokenizer
 from engine.weights import ModelError
 from tests.engine.tiny_model import BEGIN, END, TURN, byte_tokenizer, write_tokenizer
@@ -118,6 +119,78 @@ def test_a_template_may_use_json_and_special_tokens(tmp_path: Path) -> None:
     token_ids = tokenizer.encode_messages([{"role": "user", "content": '<é"'}])
     assert (token_ids[0], token_ids[-1]) == (BEGIN, END)
     assert detokenised(tokenizer, token_ids) == '"<é\\""'
+
+
+THINKING_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ message.role }}:{{ message.content }};{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}"
+    "{% if effort is defined %}[{{ effort }}]{% endif %}{% if budget is defined %}({{ budget }}){% endif %}"
+)
+ASKED = [{"role": "user", "content": "x"}]
+
+
+@pytest.fixture
+def thinking(tmp_path: Path) -> Tokenizer:
+    """One whose template reads three variables."""
+    write_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(THINKING_TEMPLATE)
+    return Tokenizer(tmp_path, VOCABULARY)
+
+
+def test_a_template_reads_the_variables_that_it_knows(thinking: Tokenizer, tokenizer: Tokenizer) -> None:
+    assert thinking.template_variables == ("budget", "effort", "enable_thinking")
+    plain = detokenised(thinking, thinking.encode_messages(ASKED))
+    assert plain == "user:x;assistant:"
+    for variables, added in (
+        ({"enable_thinking": False}, "<think></think>"),
+        ({"enable_thinking": True}, ""),
+        ({"effort": "low", "budget": 64}, "[low](64)"),
+        ({"budget": 0.5}, "(0.5)"),
+        ({"unknown": "x"}, ""),
+    ):
+        assert detokenised(thinking, thinking.encode_messages(ASKED, variables)) == plain + added
+    # One that reads none answers as without.
+    assert tokenizer.template_variables == ()
+    assert tokenizer.encode_messages(ASKED, {"enable_thinking": False}) == tokenizer.encode_messages(ASKED)
+
+
+@given(st.lists(st.sampled_from([*SPELLINGS, "<|", "turn|>", "é", "\U0010fffd", "\U0010fffc"]), max_size=6))
+def test_a_variable_that_spells_a_special_token_is_text(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[str]
+) -> None:
+    directory = tmp_path_factory.mktemp("thinking")
+    write_tokenizer(directory)
+    (directory / "chat_template.jinja").write_text(THINKING_TEMPLATE)
+    thinking = Tokenizer(directory, VOCABULARY)
+    token_ids = thinking.encode_messages(ASKED, {"effort": "".join(parts)})
+    assert [token_id for token_id in token_ids if token_id in (BEGIN, END, TURN)] == [BEGIN]
+    assert detokenised(thinking, token_ids) == f"user:x;assistant:[{''.join(parts)}]"
+
+
+def test_the_templates_own_variables_win(thinking: Tokenizer) -> None:
+    own = {"messages": "none", "add_generation_prompt": False, "bos_token": "x"}
+    assert thinking.encode_messages(ASKED, own) == thinking.encode_messages(ASKED)
+
+
+def test_every_name_that_the_engine_gives_a_template_is_reserved(tokenizer: Tokenizer) -> None:
+    """What could be set over it would change what a prompt means."""
+    template = tokenizer._template
+    assert template is not None
+    assert OWN_TEMPLATE_VARIABLES.issuperset(template.environment.globals)
+    assert OWN_TEMPLATE_VARIABLES.issuperset({"messages", "add_generation_prompt", *tokenizer._special_tokens})
+
+
+def test_what_the_shipped_templates_of_models_read_is_told(tmp_path: Path) -> None:
+    """As Qwen 3's begins and ends: loops, namespaces, tests and its own settings are none of it."""
+    write_tokenizer(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(
+        "{%- if tools %}x{% endif %}{%- set ns = namespace(last=messages|length - 1) %}"
+        "{%- for message in messages[::-1] %}{%- set index = loop.index0 %}{{ ns.last }}{{ index }}{% endfor %}"
+        "{%- if add_generation_prompt %}{%- if enable_thinking is defined and enable_thinking is false %}y{% endif %}"
+        "{% endif %}"
+    )
+    assert Tokenizer(tmp_path, VOCABULARY).template_variables == ("enable_thinking",)
 
 
 def test_a_model_without_a_template_takes_no_messages(tmp_path: Path) -> None:

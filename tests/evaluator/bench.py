@@ -15,6 +15,7 @@ from evaluator.client import RouterClient
 from evaluator.config import EvaluatorConfig
 from evaluator.judges.reference import ReferenceJudge
 from evaluator.loop import EvaluationLoop
+from evaluator.trial import Trials
 from tests.evaluator.fake_router import FakeRouter, FakeTarget
 
 
@@ -28,6 +29,9 @@ class Bench:
         self.metrics = Metrics("evaluator")
         """Of the evaluator made last."""
         self.channel: grpc.aio.Channel | None = None
+        self.client: RouterClient
+        self.trials: Trials
+        """Both of the evaluator made last."""
 
     async def router(self, targets: list[FakeTarget], **facts: Any) -> FakeRouter:
         router = FakeRouter(self.clock, targets, **facts)
@@ -39,7 +43,7 @@ class Bench:
         """An evaluator that does nothing before it is told to."""
         config = EvaluatorConfig(router=router.address, **settings)
         self.channel = await self._stack.enter_async_context(connect(config.router, max_attempts=1))
-        client = RouterClient(
+        self.client = client = RouterClient(
             self.channel,
             evaluator=config.name,
             back_off=self.back_off,
@@ -50,6 +54,7 @@ class Bench:
         )
         self.metrics = Metrics("evaluator")
         loop = EvaluationLoop(config, client, ReferenceJudge(), self.clock, self.back_off, self.metrics)
+        self.trials = Trials(client, ReferenceJudge(), config.concurrency, config.alpha, loop.spending)
         self._stack.push_async_callback(loop.stop, 0.0)
         return loop
 

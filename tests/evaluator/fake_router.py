@@ -21,7 +21,7 @@ from evaluator.convert import from_time
 
 MODEL = "demo@abc"
 RIGHT, WRONG = "Answer: 7", "Answer: 8"
-JOULES = {"L0": 10.0, "L1": 4.0, "L2": 2.0}
+JOULES = {"L0": 10.0, "L1": 4.0, "L2": 2.0, "trial": 3.0}
 GRAMS_PER_JOULE = 0.1
 
 
@@ -78,6 +78,7 @@ class FakeRouter(feedback_pb2_grpc.FeedbackServicer, generation_pb2_grpc.Generat
         self.gate: asyncio.Event | None = None
         self.gate_after = 0
         self.at_gate = asyncio.Event()
+        self.waiting = 0
         self.port = 0
         self._kept: dict[str, generation_pb2.GenerateResponse] = {}
         self._server: grpc.aio.Server | None = None
@@ -154,6 +155,8 @@ class FakeRouter(feedback_pb2_grpc.FeedbackServicer, generation_pb2_grpc.Generat
     async def DrawSamples(self, request: Any, context: Any) -> feedback_pb2.DrawSamplesResponse:
         await self._fault("DrawSamples", context)
         now = self.clock.now()
+        if not request.directives:
+            return feedback_pb2.DrawSamplesResponse(samples=self._any(request))
         (directive,) = request.directives
         free = [
             sample
@@ -169,6 +172,13 @@ class FakeRouter(feedback_pb2_grpc.FeedbackServicer, generation_pb2_grpc.Generat
         for sample in drawn:
             sample.leased_until = now + timedelta(seconds=request.lease.seconds)
         return feedback_pb2.DrawSamplesResponse(samples=[sample.message for sample in drawn])
+
+    def _any(self, request: Any) -> list[feedback_pb2.Sample]:
+        """For a trial."""
+        fitting = [s.message for s in self.samples.values() if s.message.task == request.task]
+        if request.model not in ("", MODEL, MODEL.partition("@")[0]):
+            return []
+        return random.Random(self.seed).sample(fitting, min(request.count, len(fitting)))
 
     async def ReportQuality(self, request: Any, context: Any) -> feedback_pb2.ReportQualityResponse:
         await self._fault("ReportQuality", context)
@@ -212,7 +222,9 @@ class FakeRouter(feedback_pb2_grpc.FeedbackServicer, generation_pb2_grpc.Generat
     async def Generate(self, request: Any, context: Any) -> generation_pb2.GenerateResponse:
         if self.gate is not None and self.generations.total() >= self.gate_after:
             self.at_gate.set()
+            self.waiting += 1
             await self.gate.wait()
+            self.waiting -= 1
         await self._fault("Generate", context)
         if request.request_id not in self._kept:
             self._kept[request.request_id] = self._generate(request)
@@ -220,7 +232,7 @@ class FakeRouter(feedback_pb2_grpc.FeedbackServicer, generation_pb2_grpc.Generat
 
     def _generate(self, request: Any) -> generation_pb2.GenerateResponse:
         sample = self.samples[request.evaluation.sample_id].message
-        directive = request.evaluation.directive
+        directive = "trial" if request.evaluation.HasField("candidate") else request.evaluation.directive
         self.generations[sample.task, directive] += 1
         self.generation_requests.append(request)
         answer = self._answer(sample, directive)

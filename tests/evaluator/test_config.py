@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
+from common.client_tls import ClientTls
 from common.config import load
 from evaluator.config import EvaluatorConfig
+from tests.certificates import Authority
 
 
 def test_defaults_are_a_working_configuration() -> None:
@@ -47,3 +51,22 @@ def test_a_value_out_of_range_is_named(field: str, value: object) -> None:
 def test_trigger_times_that_contradict_one_another_are_named() -> None:
     with pytest.raises(ValidationError, match="grace_seconds, undecided_max_idle_seconds and max_idle_seconds"):
         EvaluatorConfig(grace_seconds=7200, undecided_max_idle_seconds=3600)
+
+
+@pytest.mark.parametrize("address", ["", "router", "unix:", "::1:7400", "router:0", "dns:///router"])
+def test_a_router_that_cannot_be_reached_so_is_named(address: str) -> None:
+    with pytest.raises(ValidationError, match="router"):
+        EvaluatorConfig(router=address)
+
+
+@pytest.mark.parametrize("address", ["router:7400", "[::1]:7400", "unix:/run/router", "dns:///router:7400"])
+def test_a_router_may_be_reached_as_grpc_can(address: str) -> None:
+    assert EvaluatorConfig(router=address).router == address
+
+
+def test_the_router_is_called_as_the_files_say(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    assert EvaluatorConfig().router_tls is None
+    assert EvaluatorConfig(router_tls_ca=authority.certificate).router_tls == ClientTls(authority.certificate)
+    with pytest.raises(ValidationError, match=r"router_tls_ca: .*cannot be read"):
+        EvaluatorConfig(router_tls_ca=tmp_path / "absent.pem")

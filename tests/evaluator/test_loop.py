@@ -107,6 +107,8 @@ class TestOutages:
         await bench.channel.channel_ready()
         await bench.back_off.advance(1)
         await loop.knowledge.rebuilt.wait()
+        await bench.clock.asleep()
+        assert loop.last_fault == ""
 
     async def test_goes_on_where_it_was_when_the_router_comes_back(self, bench: Bench) -> None:
         router = await bench.router([FakeTarget("extraction", "L2")])
@@ -154,6 +156,7 @@ class TestOutages:
         await bench.back_off.advance(1)
         await bench.clock.asleep()
         assert loop.evaluations == 1
+        assert loop.last_fault == ""
 
 
 async def test_counts_what_it_did(bench: Bench) -> None:

@@ -38,6 +38,7 @@ from evaluator.config import EvaluatorConfig
 from evaluator.judges.reference import ReferenceJudge
 from evaluator.loop import EvaluationLoop
 from evaluator.service import DESCRIPTOR, ROLES, WATCHES, EvaluationService
+from evaluator.trial import Trials
 from tests.engine.tiny_model import write_model
 from tests.router.running import Running, ask, running
 
@@ -114,8 +115,9 @@ async def evaluator(stack: AsyncExitStack, router: Running) -> str:
     )
     metrics = Metrics("evaluator")
     loop = EvaluationLoop(config, client, ReferenceJudge(), router.clock, ManualClock(), metrics)
+    trials = Trials(client, ReferenceJudge(), config.concurrency, config.alpha, loop.spending)
     server = GrpcServer(config, Authenticator.from_file(None), metrics)
-    server.add(EvaluationService(loop), DESCRIPTOR, roles=ROLES, watches=WATCHES)
+    server.add(EvaluationService(loop, trials), DESCRIPTOR, roles=ROLES, watches=WATCHES)
     address = f"127.0.0.1:{await server.start()}"
     stack.push_async_callback(server.drain, 0.0)
     stack.push_async_callback(loop.stop, 0.0)

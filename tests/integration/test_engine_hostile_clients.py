@@ -21,7 +21,7 @@ from engine.backends.torch_cpu import TorchCpuBackend
 from engine.worker import Worker
 from tests.engine.tiny_model import write_model
 from tests.integration.raw_http2 import raw_call
-from tests.integration.test_engine_service import (
+from tests.integration.served_engine import (
     LONG_CONTEXT,
     TIMEOUT_SECONDS,
     Request,
@@ -329,7 +329,7 @@ async def test_without_the_right_token_nothing_is_done(model_path: Path, tmp_pat
     tokens = tmp_path / "tokens.toml"
     secret = "the-right-token"
     digest = hashlib.sha256(secret.encode()).hexdigest()
-    tokens.write_text(f'[[tokens]]\nname = "me"\nsha256 = "{digest}"\nrole = "client"\n')
+    tokens.write_text(f'[[tokens]]\nname = "me"\nsha256 = "{digest}"\nrole = "engine"\n')
     async with serving(model_path, tokens_file=tokens) as served:
         for metadata in ((), (("authorization", "Bearer wrong"),), (("authorization", secret),)):
             fault = await fault_of(served.inference.Generate(request_of(), metadata=metadata))

@@ -57,7 +57,7 @@ async def serve(stack: AsyncExitStack, tokens_file: Path | None = None) -> Serve
     loop = await bench.evaluator(router)
     config = EvaluatorConfig(listen="127.0.0.1:0", tokens_file=tokens_file)
     server = GrpcServer(config, Authenticator.from_file(tokens_file), bench.metrics)
-    server.add(EvaluationService(loop), DESCRIPTOR, roles=ROLES, watches=WATCHES)
+    server.add(EvaluationService(loop, bench.trials), DESCRIPTOR, roles=ROLES, watches=WATCHES)
     port = await server.start()
     stack.push_async_callback(server.drain, 0.0)
     return Served(router, loop, port)

@@ -15,6 +15,7 @@ from pith.router.v1 import reports_pb2
 from common.clock import ManualClock
 from common.errors import PithError, from_rpc_error
 from router.store.database import Database, StoreUnavailable
+from tests.postgres import on_both_databases
 from tests.router.fake_engine import FakeEngine, answer, delta, refuse, stall
 from tests.router.running import Running, ask, running
 
@@ -33,8 +34,8 @@ async def refused(call: Any) -> PithError:
     return from_rpc_error(error.value)
 
 
-def lines(path: Path) -> int:
-    return len(path.read_bytes().splitlines()) if path.exists() else 0
+def outbox_lines(folder: Path) -> int:
+    return sum(len(path.read_bytes().splitlines()) for path in folder.glob("outbox.*.jsonl"))
 
 
 class Outage:
@@ -59,37 +60,39 @@ def outage(monkeypatch: pytest.MonkeyPatch) -> Outage:
     return Outage(monkeypatch)
 
 
+@on_both_databases
 async def test_requests_go_on_without_the_database_and_are_billed_once_it_is_back(
-    tmp_path: Path, engine: FakeEngine, outage: Outage
+    tmp_path: Path, database_url: str, engine: FakeEngine, outage: Outage
 ) -> None:
-    async with running(tmp_path, {"e1": engine}) as router:
+    async with running(tmp_path, {"e1": engine}, database_url=database_url) as router:
         await router.policy(sample_share=1.0, grader="exact")
         await router.open("L1")
         outage.begin()
         replies = [await router.generation.Generate(ask(request_id=str(i), reference="x")) for i in range(5)]
         assert {reply.started.decision.directive for reply in replies} == {"L1"}, "the last snapshot stays in force"
         assert not await router.router.ledger.flush()
-        assert lines(tmp_path / "outbox.jsonl") == 5
+        assert outbox_lines(tmp_path) == 5
         again = await router.generation.Generate(ask(request_id="0"))
         assert again.started.replayed
         outage.end()
         report = await router.report()
         assert (report.total.requests, report.total.output_tokens) == (5, 10)
-        assert lines(tmp_path / "outbox.jsonl") == 0
+        assert outbox_lines(tmp_path) == 0
 
 
+@on_both_databases
 async def test_what_a_stopping_router_could_not_write_the_next_one_does(
-    tmp_path: Path, engine: FakeEngine, outage: Outage
+    tmp_path: Path, database_url: str, engine: FakeEngine, outage: Outage
 ) -> None:
     clock = ManualClock()
-    async with running(tmp_path, {"e1": engine}, clock=clock) as router:
+    async with running(tmp_path, {"e1": engine}, database_url=database_url, clock=clock) as router:
         outage.begin()
         await router.generation.Generate(ask(request_id="r1"))
-    assert lines(tmp_path / "outbox.jsonl") == 1
+    assert outbox_lines(tmp_path) == 1
     outage.end()
-    async with running(tmp_path, {"e1": engine}, clock=clock) as router:
+    async with running(tmp_path, {"e1": engine}, database_url=database_url, clock=clock) as router:
         assert (await router.report()).total.requests == 1
-    assert lines(tmp_path / "outbox.jsonl") == 0
+    assert outbox_lines(tmp_path) == 0
 
 
 async def test_a_router_serves_before_any_engine_does(tmp_path: Path) -> None:
@@ -148,11 +151,14 @@ async def test_an_engine_lost_within_a_stream_ends_it_unbilled(tmp_path: Path, e
         assert (await router.report()).total.requests == 0
 
 
-async def test_a_drain_lets_answers_end_and_writes_them_down(tmp_path: Path, engine: FakeEngine) -> None:
+@on_both_databases
+async def test_a_drain_lets_answers_end_and_writes_them_down(
+    tmp_path: Path, database_url: str, engine: FakeEngine
+) -> None:
     go = asyncio.Event()
     engine.script = stall("started", delta("x"), until=go)
     clock = ManualClock()
-    async with running(tmp_path, {"e1": engine}, clock=clock) as router:
+    async with running(tmp_path, {"e1": engine}, database_url=database_url, clock=clock) as router:
         health = health_pb2_grpc.HealthStub(router.channel)
         watch = aiter(health.Watch(health_pb2.HealthCheckRequest()))
         assert (await anext(watch)).status == health_pb2.HealthCheckResponse.SERVING
@@ -164,7 +170,7 @@ async def test_a_drain_lets_answers_end_and_writes_them_down(tmp_path: Path, eng
         rest = [message async for message in stream]
         assert rest[-1].HasField("finished")
         await drain
-    async with running(tmp_path, {}, clock=clock) as after:
+    async with running(tmp_path, {}, database_url=database_url, clock=clock) as after:
         assert (await after.report()).total.requests == 1
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from common.clock import ManualClock
 from common.errors import PithError, from_rpc_error
+from tests.postgres import on_both_databases
 from tests.router.fake_engine import FakeEngine, answer, delta, refuse, stall
 from tests.router.running import ask, running
 
@@ -29,8 +30,9 @@ async def refused(call: Any) -> PithError:
     return from_rpc_error(error.value)
 
 
-async def test_a_kept_answer_is_repeated_and_billed_once(tmp_path: Path, engine: FakeEngine) -> None:
-    async with running(tmp_path, {"e1": engine}) as router:
+@on_both_databases
+async def test_a_kept_answer_is_repeated_and_billed_once(tmp_path: Path, database_url: str, engine: FakeEngine) -> None:
+    async with running(tmp_path, {"e1": engine}, database_url=database_url) as router:
         first = await router.generation.Generate(ask(request_id="r1"))
         again = await router.generation.Generate(ask(request_id="r1"))
         assert again.started.replayed and not first.started.replayed
@@ -85,21 +87,25 @@ async def test_after_the_answer_has_expired_it_exists_already(tmp_path: Path, en
         assert len(engine.requests) == 1
 
 
-async def test_a_router_that_starts_knows_what_was_answered_before(tmp_path: Path, engine: FakeEngine) -> None:
+@on_both_databases
+async def test_a_router_that_starts_knows_what_was_answered_before(
+    tmp_path: Path, database_url: str, engine: FakeEngine
+) -> None:
     clock = ManualClock()
-    async with running(tmp_path, {"e1": engine}, clock=clock) as router:
+    async with running(tmp_path, {"e1": engine}, database_url=database_url, clock=clock) as router:
         await router.generation.Generate(ask(request_id="r1"))
         await router.generation.Generate(ask())
     await clock.advance(3600)
-    async with running(tmp_path, {"e1": engine}, clock=clock) as router:
+    async with running(tmp_path, {"e1": engine}, database_url=database_url, clock=clock) as router:
         error = await refused(router.generation.Generate(ask(request_id="r1")))
         assert (error.code, error.reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ANSWERED")
         assert (await router.report()).total.requests == 2
 
 
-async def test_a_failed_request_frees_its_id(tmp_path: Path, engine: FakeEngine) -> None:
+@on_both_databases
+async def test_a_failed_request_frees_its_id(tmp_path: Path, database_url: str, engine: FakeEngine) -> None:
     engine.script = refuse(grpc.StatusCode.UNAVAILABLE, after=("started", delta("x")))
-    async with running(tmp_path, {"e1": engine}) as router:
+    async with running(tmp_path, {"e1": engine}, database_url=database_url) as router:
         error = await refused(router.generation.Generate(ask(request_id="r1")))
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_LOST")
         engine.script = answer("well")

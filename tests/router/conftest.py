@@ -1,10 +1,11 @@
-"""The router's own services over real gRPC and a real SQLite file, with time in the test's hand."""
+"""The router's own services over real gRPC and a real database, with time in the test's hand."""
 
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from pith.router.v1 import reports_pb2
 
 from common.auth import Authenticator, Role, TokenEntry
 from common.clock import ManualClock
@@ -12,6 +13,7 @@ from common.config import ServiceConfig
 from common.grpc_server import GrpcServer
 from common.metrics import Metrics
 from router.optimizer.costs import CostBook
+from router.replay.simulate import Simulator
 from router.services import directives, feedback, policies, reports
 from router.services.directives import DirectivesService
 from router.services.feedback import FeedbackService
@@ -31,8 +33,8 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = Database(f"sqlite:///{tmp_path}/router.db")
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url)
     await database.open()
     yield database
     await database.close()
@@ -61,6 +63,7 @@ async def client(database: Database, keeper: SnapshotKeeper, clock: ManualClock)
     server.add(
         PoliciesService(
             database, keeper, clock, client.costs, client.grams, lambda model: MODEL if model in ("", "tiny") else "",
+            lambda: client.engines, Simulator(database, client.costs, client.grams),
             RequestLimits(max_messages=100, max_prompt_characters=10_000),
         ),
         policies.SERVICE,
@@ -71,7 +74,11 @@ async def client(database: Database, keeper: SnapshotKeeper, clock: ManualClock)
         feedback.SERVICE,
         roles=feedback.ROLES,
     )
-    server.add(ReportsService(database, keeper, clock, lambda: client.engines), reports.SERVICE, roles=reports.ROLES)
+    server.add(
+        ReportsService(database, keeper, clock, lambda: client.engines, reports_pb2.RouterStatus),
+        reports.SERVICE,
+        roles=reports.ROLES,
+    )
     client.connect(await server.start())
     yield client
     await client.close()
@@ -88,7 +95,7 @@ async def engine() -> AsyncIterator[FakeEngine]:
 
 
 @pytest.fixture
-async def router(tmp_path: Path, engine: FakeEngine) -> AsyncIterator[Running]:
+async def router(tmp_path: Path, engine: FakeEngine, database_url: str) -> AsyncIterator[Running]:
     """A whole router with that engine, as it runs in production but for the clock."""
-    async with running(tmp_path, {"e1": engine}) as router:
+    async with running(tmp_path, {"e1": engine}, database_url=database_url) as router:
         yield router

@@ -1,4 +1,4 @@
-"""A whole router in this process: real gRPC on a free port, real SQLite, fake engines, time that stands still."""
+"""A whole router in this process: real gRPC on a free port, a real database, fake engines, time that stands still."""
 
 from __future__ import annotations
 
@@ -94,15 +94,20 @@ async def running(
     engines: Mapping[str, FakeEngine],
     *,
     clock: ManualClock | None = None,
+    database_url: str = "",
     ready: bool = True,
     **settings: Any,
 ) -> AsyncIterator[Running]:
-    """Serves until the block ends. Where `ready`, the engines must listen, and the block begins once they are found."""
+    """Serves until the block ends. Where `ready`, the engines must listen, and the block begins once they are found.
+
+    Args:
+        database_url: SQLite in `folder` where it is empty; the fixture of that name gives others.
+    """
     clock = clock or ManualClock()
     config = RouterConfig(
         **{
             "listen": "127.0.0.1:0",
-            "database_url": f"sqlite:///{folder / 'router.db'}",
+            "database_url": database_url or f"sqlite:///{folder / 'router.db'}",
             "outbox_path": folder / "outbox.jsonl",
             "engines": tuple(f"{name}={fake.address}" for name, fake in engines.items()),
             "intensity": "constant:TEST:360",

@@ -57,6 +57,18 @@ def test_release_after_the_end_frees_nothing() -> None:
     assert kept.begin(KEY) == "yes"
 
 
+async def test_what_was_answered_is_known_for_a_day_and_what_is_in_flight_is_not() -> None:
+    clock = ManualClock()
+    kept = answers(clock)
+    kept.begin(KEY)
+    assert not kept.answered(KEY)
+    kept.finish(KEY, "yes", 3)
+    kept.remember([("acme", "elsewhere")])
+    assert kept.answered(KEY) and kept.answered(("acme", "elsewhere")) and not kept.answered(("other", "r1"))
+    await clock.advance(DAY)
+    assert not kept.answered(KEY) and not kept.answered(("acme", "elsewhere"))
+
+
 def test_ids_belong_to_their_tenant() -> None:
     kept = answers(ManualClock())
     kept.begin(KEY)
@@ -111,3 +123,20 @@ async def test_no_id_is_ever_in_flight_twice_nor_answered_anew_while_remembered(
             else:
                 kept.release(key)
         await clock.advance(seconds)
+
+
+async def test_a_tenants_answers_from_before_a_moment_are_forgotten_and_its_ids_stay_taken() -> None:
+    clock = ManualClock()
+    kept = answers(clock, max_bytes=3_000)
+    for key in (("acme", "a"), ("other", "a")):
+        kept.finish(key, "said", 0)
+    await clock.advance(10)
+    before = clock.now()
+    kept.finish(("acme", "b"), "said later", 0)
+    kept.forget("acme", before)
+    assert refused(kept, ("acme", "a"))[1] == "REQUEST_ANSWERED"
+    assert kept.begin(("other", "a")) == "said"
+    # What was forgotten makes room: three fit, of a thousand bytes each.
+    kept.finish(("acme", "c"), "more", 0)
+    assert kept.begin(("other", "a")) == "said"
+    assert kept.begin(("acme", "b")) == "said later"

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from common.quality.estimates import Cell, FloorKind, QualityBound
 from router.directives.assign import uniform
-from router.directives.decide import Facts, Reason, Snapshot, decide
+from router.directives.decide import Facts, Reason, Snapshot, Spent, decide, refuses
 from router.directives.levels import L0, SEEDED
-from router.directives.policy import Mode, Policy
-from router.optimizer.plan import Plan
+from router.directives.policy import CarbonBudget, LatencyObjective, Mode, Policy, Trait, WhenSpent
+from router.optimizer.plan import Entry, Plan
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MODEL = "m@1"
@@ -31,10 +31,12 @@ def snapshot(
     *bounds: QualityBound,
     policies: tuple[Policy, ...] = (POLICY,),
     shares: tuple[tuple[str, float], ...] = (("L1", 1.0),),
-    **directives: object,
+    by_carbon: tuple[str, ...] = ("L2", "L1", "L0"),
+    late_share: float | None = None,
 ) -> Snapshot:
-    known = {directive.name: directive for directive in (L0, *SEEDED)} | directives
-    return Snapshot(known, policies, {b.cell: b for b in bounds}, Plan({("p", MODEL, "qa"): shares}, NOW))
+    known = {directive.name: directive for directive in (L0, *SEEDED)}
+    plan = Plan({("p", MODEL, "qa"): Entry(shares, by_carbon, late_share)}, NOW)
+    return Snapshot(known, policies, {b.cell: b for b in bounds}, plan)
 
 
 def test_the_plan_is_served_where_the_bound_clears_the_floor() -> None:
@@ -98,7 +100,8 @@ def test_an_absolute_floor_is_held_against_the_absolute_bound() -> None:
         (replace(FACTS, tenant="other"), POLICY, Reason.NO_POLICY),
         (replace(FACTS, task="other"), POLICY, Reason.NO_POLICY),
         (FACTS, replace(POLICY, mode=Mode.OFF), Reason.MODE_OFF),
-        (replace(FACTS, opt_out=True), POLICY, Reason.OPT_OUT),
+        (replace(FACTS, traits=frozenset({Trait.OPT_OUT})), POLICY, Reason.OPT_OUT),
+        (replace(FACTS, traits=frozenset({Trait.CODE})), POLICY, Reason.LEFT_ALONE),
         (FACTS, replace(POLICY, traffic_share=0.0), Reason.OUTSIDE_SHARE),
         (replace(FACTS, floor=0.98), POLICY, Reason.NONE_OPEN),
         (FACTS, replace(POLICY, mode=Mode.SHADOW), Reason.SHADOW),
@@ -139,6 +142,122 @@ def test_hold_back_is_drawn_by_request_and_the_level_by_conversation() -> None:
     assert len({decide(replace(FACTS, key=str(index)), mixed, NOW).directive.name for index in range(50)}) == 2
 
 
+@pytest.mark.parametrize("trait", [trait for trait in Trait if trait is not Trait.OPT_OUT])
+def test_a_trait_is_left_alone_where_the_policy_says_so(trait: Trait) -> None:
+    facts = replace(FACTS, traits=frozenset({trait}))
+    decision = decide(facts, snapshot(bound("L1"), policies=(replace(POLICY, leave_alone=frozenset({trait})),)), NOW)
+    assert (decision.directive, decision.reason) == (L0, Reason.LEFT_ALONE)
+    assert trait.value in decision.explanation
+    others = replace(POLICY, leave_alone=frozenset(Trait) - {trait})
+    decision = decide(facts, snapshot(bound("L1"), policies=(others,)), NOW)
+    assert (decision.directive.name, decision.reason) == ("L1", Reason.PLANNED)
+    assert any(trait.value in step and "no effect" in step for step in decision.steps)
+
+
+def test_a_policy_may_let_nobody_opt_out() -> None:
+    policy = replace(POLICY, leave_alone=frozenset({Trait.CODE}))
+    decision = decide(replace(FACTS, traits=frozenset({Trait.OPT_OUT})), snapshot(bound("L1"), policies=(policy,)), NOW)
+    assert (decision.directive.name, decision.reason) == ("L1", Reason.PLANNED)
+    assert any("opt_out" in step and "no effect" in step for step in decision.steps)
+
+
+def test_who_opts_out_is_told_so_whatever_else_the_request_shows() -> None:
+    decision = decide(replace(FACTS, traits=frozenset(Trait)), snapshot(bound("L1")), NOW)
+    assert decision.reason is Reason.OPT_OUT
+
+
+TIGHT = replace(POLICY, carbon_budget=CarbonBudget(5.0))
+STRICT = replace(POLICY, carbon_budget=CarbonBudget(5.0, WhenSpent.REFUSE))
+
+
+def spends(grams: float) -> Spent:
+    return {"p": grams}.__getitem__
+
+
+def test_until_the_budget_is_spent_it_changes_nothing() -> None:
+    held = snapshot(bound("L1"), bound("L2"), policies=(TIGHT,))
+    decision = decide(FACTS, held, NOW, spends(4.999))
+    assert (decision.directive.name, decision.reason, decision.eligible) == ("L1", Reason.PLANNED, True)
+    assert any("4.999 g of 5 g" in step for step in decision.steps)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        TIGHT,
+        replace(TIGHT, traffic_share=0.0),
+        replace(TIGHT, holdback_share=1.0),
+    ],
+    ids=["plan", "share", "hold-back"],
+)
+def test_a_spent_budget_takes_the_least_carbon_of_what_is_open(policy: Policy) -> None:
+    shares = (("L0", 1.0),)
+    decision = decide(FACTS, snapshot(bound("L1"), bound("L2"), policies=(policy,), shares=shares), NOW, spends(5.0))
+    assert (decision.directive.name, decision.reason) == ("L2", Reason.BUDGET_SPENT)
+    assert (decision.planned, decision.bound, decision.floor) == ("L2", 0.97, 0.95)
+    assert not decision.eligible, "none is held back to compare it with"
+    decision = decide(FACTS, snapshot(bound("L1"), policies=(policy,), shares=shares), NOW, spends(5.0))
+    assert (decision.directive.name, decision.reason) == ("L1", Reason.BUDGET_SPENT)
+
+
+def test_a_spent_budget_opens_nothing() -> None:
+    for held in (snapshot(bound("L1", 0.94), policies=(TIGHT,)), snapshot(policies=(TIGHT,))):
+        decision = decide(FACTS, held, NOW, spends(9.0))
+        assert (decision.directive, decision.reason) == (L0, Reason.NONE_OPEN)
+    own = replace(FACTS, floor=0.98)
+    assert decide(own, snapshot(bound("L1"), policies=(TIGHT,)), NOW, spends(9.0)).reason is Reason.NONE_OPEN
+    alone = replace(FACTS, traits=frozenset({Trait.TOOLS}))
+    assert decide(alone, snapshot(bound("L1"), policies=(TIGHT,)), NOW, spends(9.0)).reason is Reason.LEFT_ALONE
+
+
+def test_where_every_open_directive_is_dearer_a_spent_budget_stays_at_l0() -> None:
+    held = snapshot(bound("L1"), policies=(TIGHT,), by_carbon=("L2", "L0", "L1"))
+    decision = decide(FACTS, held, NOW, spends(9.0))
+    assert (decision.directive, decision.reason, decision.bound) == (L0, Reason.BUDGET_SPENT, None)
+
+
+def test_what_the_plan_has_no_order_for_yet_stays_at_l0() -> None:
+    decision = decide(FACTS, snapshot(bound("L1"), policies=(TIGHT,), by_carbon=()), NOW, spends(9.0))
+    assert (decision.directive, decision.reason) == (L0, Reason.NONE_OPEN)
+
+
+def test_in_shadow_a_spent_budget_is_only_recorded() -> None:
+    shadow = replace(TIGHT, mode=Mode.SHADOW, traffic_share=0.0)
+    decision = decide(FACTS, snapshot(bound("L1"), bound("L2"), policies=(shadow,)), NOW, spends(9.0))
+    assert (decision.directive, decision.reason, decision.planned) == (L0, Reason.SHADOW, "L2")
+    shadow = replace(STRICT, mode=Mode.SHADOW)
+    decision = decide(FACTS, snapshot(bound("L1"), policies=(shadow,)), NOW, spends(9.0))
+    assert (decision.reason, decision.planned, decision.refused) == (Reason.SHADOW, "L1", False)
+    assert any("would be refused" in step for step in decision.steps)
+    assert not refuses(shadow, spends(9.0))
+
+
+def test_a_budget_that_refuses() -> None:
+    held = snapshot(bound("L1"), policies=(STRICT,))
+    decision = decide(FACTS, held, NOW, spends(5.0))
+    assert (decision.directive, decision.reason, decision.refused) == (L0, Reason.BUDGET_SPENT, True)
+    assert refuses(STRICT, spends(5.0))
+    assert not refuses(STRICT, spends(4.9)) and not decide(FACTS, held, NOW, spends(4.9)).refused
+    off = replace(STRICT, mode=Mode.OFF)
+    assert not refuses(off, spends(5.0))
+    assert decide(FACTS, snapshot(policies=(off,)), NOW, spends(5.0)).reason is Reason.MODE_OFF
+
+
+@pytest.mark.parametrize(
+    ("late_share", "said"),
+    [
+        (None, "it has no effect yet"),
+        (0.02, "the plan expects 0.98"),
+        (0.3, "the plan expects 0.7, as near as a mix of what is open comes"),
+    ],
+)
+def test_the_latency_objective_is_among_the_steps(late_share: float | None, said: str) -> None:
+    policy = replace(POLICY, latency=LatencyObjective(2.5, 0.95))
+    decision = decide(FACTS, snapshot(bound("L1"), policies=(policy,), late_share=late_share), NOW)
+    (step,) = [step for step in decision.steps if step.startswith("latency:")]
+    assert step.startswith("latency: 0.95 of answers within 2.5 s") and step.endswith(said)
+
+
 levels = st.sampled_from(["L1", "L2"])
 
 
@@ -147,18 +266,25 @@ levels = st.sampled_from(["L1", "L2"])
     floor=st.floats(0.01, 1),
     ages=st.dictionaries(levels, st.integers(0, 2_000_000), max_size=2),
     share=st.floats(0, 1),
+    spent=st.sampled_from([0.0, 9.0]),
     key=st.text("ab", min_size=1, max_size=4),
     own=st.one_of(st.none(), st.floats(0.01, 1)),
 )
 def test_nothing_below_any_floor_is_ever_served(
-    lowers: dict[str, float], floor: float, ages: dict[str, int], share: float, key: str, own: float | None
+    lowers: dict[str, float],
+    floor: float,
+    ages: dict[str, int],
+    share: float,
+    spent: float,
+    key: str,
+    own: float | None,
 ) -> None:
     bounds = [
         bound(name, lower, updated_at=NOW - timedelta(seconds=ages.get(name, 0))) for name, lower in lowers.items()
     ]
-    policy = replace(POLICY, floor=floor)
+    policy = replace(TIGHT, floor=floor)
     held = snapshot(*bounds, policies=(policy,), shares=(("L1", share), ("L2", 1 - share)))
-    decision = decide(replace(FACTS, key=key, floor=own), held, NOW)
+    decision = decide(replace(FACTS, key=key, floor=own), held, NOW, spends(spent))
     name = decision.directive.name
     if name != "L0":
         assert lowers[name] >= max(floor, own or 0)

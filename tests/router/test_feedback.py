@@ -19,6 +19,7 @@ from router.snapshot import SnapshotKeeper
 from router.store.database import Database
 from router.store.quality import QualityRepository
 from router.store.samples import SampleRepository
+from tests.postgres import on_both_databases
 from tests.router.admin_client import MODEL, AdminClient, faults, refused
 
 pb: Any = feedback_pb2
@@ -119,6 +120,7 @@ def floors(target: pb.EvaluationPlan.Target) -> list[tuple[str, float]]:
     return [(admin_pb.FloorKind.Name(f.kind).removeprefix("FLOOR_KIND_"), f.quality) for f in target.floors]
 
 
+@on_both_databases
 async def test_a_target_has_the_floors_of_all_its_policies_and_what_waits(
     client: AdminClient, evaluator: Any, database: Database, clock: ManualClock
 ) -> None:
@@ -164,6 +166,7 @@ async def test_a_policy_that_another_hides_asks_for_nothing(
     assert list(plan.targets) == []
 
 
+@on_both_databases
 async def test_a_drawn_sample_is_what_was_kept(evaluator: Any, database: Database, clock: ManualClock) -> None:
     await keep(database, clock, 1)
     request = pb.DrawSamplesRequest(model=MODEL, task="sums", directives=["L1"], count=1, evaluator="e1")
@@ -178,6 +181,7 @@ async def test_a_drawn_sample_is_what_was_kept(evaluator: Any, database: Databas
     assert sample.served_at.ToDatetime(tzinfo=clock.now().tzinfo) == clock.now()
 
 
+@on_both_databases
 async def test_a_lease_keeps_others_off_until_it_ends(evaluator: Any, database: Database, clock: ManualClock) -> None:
     await keep(database, clock, 3)
     assert await draw(evaluator, 2) == ["s0", "s1"]
@@ -188,13 +192,30 @@ async def test_a_lease_keeps_others_off_until_it_ends(evaluator: Any, database: 
     assert await draw(evaluator, name="e2") == ["s0", "s1", "s2"]
 
 
+@on_both_databases
+async def test_a_draw_for_a_trial_takes_what_can_be_graded_and_leaves_it_as_it_is(
+    evaluator: Any, database: Database, clock: ManualClock
+) -> None:
+    await keep(database, clock, 3)
+    await keep(database, clock, 5, prefix="ungraded", grader="")
+    held = await draw(evaluator, 2)
+    await report(evaluator, scores=[scored(held[0])])
+    for model in (MODEL, "tiny", ""):
+        assert await draw(evaluator, directives=[], model=model) == ["s0", "s1", "s2"]
+    assert await draw(evaluator, directives=[], model="huge") == []
+    assert await draw(evaluator, directives=[], task="lists") == []
+    # Nobody's lease began or ended by it.
+    assert await draw(evaluator, name="e2") == ["s2"]
+
+
 @pytest.mark.parametrize(
     ("fields", "field", "fault"),
     [
         ({"model": ""}, "model", "is empty"),
+        ({"directives": [], "model": "x" * 129}, "model", "at most 128"),
+        ({"directives": [], "count": 201}, "count", "is 201; must be 1 to 200"),
         ({"name": ""}, "evaluator", "is empty"),
         ({"task": "x" * 129}, "task", "at most 128"),
-        ({"directives": []}, "directives", "is empty"),
         ({"directives": ["L0"]}, "directives[0]", "is L0"),
         ({"directives": ["L1", "L7"]}, "directives[1]", "is 'L7', which does not exist; must be one of L1, L2"),
         ({"count": 0}, "count", "is 0; must be 1 to 200"),
@@ -210,6 +231,7 @@ async def test_a_faulty_draw_is_refused_by_field(evaluator: Any, fields: Any, fi
     assert fault in found[field]
 
 
+@on_both_databases
 async def test_a_report_opens_a_directive_at_once(
     client: AdminClient, evaluator: Any, database: Database, keeper: SnapshotKeeper, clock: ManualClock
 ) -> None:
@@ -229,6 +251,7 @@ async def test_a_report_opens_a_directive_at_once(
     assert [(answer.directive, answer.text) for answer in sample.answers] == [("L0", "2 + 2 = 4"), ("L1", "4")]
 
 
+@on_both_databases
 async def test_a_report_closes_a_directive_at_once(
     client: AdminClient, evaluator: Any, keeper: SnapshotKeeper, clock: ManualClock
 ) -> None:
@@ -256,6 +279,7 @@ async def test_an_absolute_floor_is_held_against_the_mean(
     assert (change.policy, change.open, change.floor_kind) == ("a", True, kind)
 
 
+@on_both_databases
 async def test_a_repeated_report_changes_nothing(evaluator: Any, database: Database, clock: ManualClock) -> None:
     await keep(database, clock, 2)
     drawn = await draw(evaluator)
@@ -269,6 +293,7 @@ async def test_a_repeated_report_changes_nothing(evaluator: Any, database: Datab
         assert len(await QualityRepository(connection).history(Cell(MODEL, "sums", "L1"))) == 1
 
 
+@on_both_databases
 async def test_reports_at_once_count_once(evaluator: Any, database: Database, clock: ManualClock) -> None:
     await keep(database, clock, 2)
     drawn = await draw(evaluator)
@@ -278,6 +303,7 @@ async def test_reports_at_once_count_once(evaluator: Any, database: Database, cl
     assert [("L1", "default", True)] in changes
 
 
+@on_both_databases
 async def test_a_reported_sample_is_free_for_what_it_still_lacks(
     evaluator: Any, database: Database, clock: ManualClock
 ) -> None:
@@ -287,6 +313,7 @@ async def test_a_reported_sample_is_free_for_what_it_still_lacks(
     assert await draw(evaluator, name="e2", directives=["L1", "L2"]) == ["s0"]
 
 
+@on_both_databases
 async def test_a_lost_lease_records_nothing_of_the_report(
     evaluator: Any, database: Database, keeper: SnapshotKeeper, clock: ManualClock
 ) -> None:
@@ -385,6 +412,7 @@ async def test_more_faults_of_a_report(evaluator: Any, clock: ManualClock) -> No
     assert set(await faults(report(evaluator, name="e\n"))) == {"evaluator"}
 
 
+@on_both_databases
 async def test_pages_of_scores_hold_everything_once(evaluator: Any, database: Database, clock: ManualClock) -> None:
     await keep(database, clock, 7)
     names = await draw(evaluator)

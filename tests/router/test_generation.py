@@ -342,12 +342,3 @@ async def test_decide_takes_the_word_of_a_caller_with_a_model_of_its_own(router:
     await router.open("L1", model="theirs@abc")
     request = generation_pb2.DecideRequest(request=ask(model="theirs@abc"))
     assert (await router.generation.Decide(request)).decision.directive == "L1"
-
-
-async def test_what_a_later_version_brings_is_unimplemented(router: Running) -> None:
-    for call in (
-        router.generation.ReportOutcome(generation_pb2.ReportOutcomeRequest(decision_id="x")),
-        router.generation.RateAnswer(generation_pb2.RateAnswerRequest(request_id="x")),
-    ):
-        error = await refused(call)
-        assert (error.code, error.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_YET")

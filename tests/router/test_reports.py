@@ -16,11 +16,13 @@ from common.energy.reading import Energy, EnergySource
 from common.quality.estimates import Cell, QualityBound
 from router.directives.decide import Reason
 from router.fleet.view import EngineState, EngineView
-from router.ledger import LedgerEntry
+from router.ledger import LedgerEntry, Rating
 from router.snapshot import SnapshotKeeper
 from router.store.database import Database
 from router.store.ledger import LedgerRepository
 from router.store.quality import QualityRepository
+from router.store.ratings import RatingRepository
+from tests.postgres import on_both_databases
 from tests.router.admin_client import MODEL, AdminClient, faults, refused
 
 pb: Any = reports_pb2
@@ -117,6 +119,40 @@ async def test_rows_by_dimensions_sum_to_the_total(admin: Any, database: Databas
     assert (total.operational_grams, total.embodied_grams) == pytest.approx((0.3, 0.03))
     assert (total.requests_without_energy, total.energy_source) == (1, energy_pb2.ENERGY_SOURCE_MODELLED)
     assert (report.evaluation.requests, report.evaluation.operational_grams) == (1, 0.1)
+
+
+@on_both_databases
+async def test_days_policies_engines_and_reasons_tell_rows_apart(admin: Any, database: Database) -> None:
+    held_back: dict[str, Any] = {"directive": "L0", "reason": Reason.HOLDBACK.value}
+    await record(
+        database,
+        entry(1, started_at=START - timedelta(seconds=1)),
+        entry(2, started_at=START - timedelta(days=1), policy="p", engine="gpu", **held_back),
+        entry(3, started_at=START - timedelta(days=1, microseconds=1), policy="p"),
+    )
+    report = await get(admin, pb.DIMENSION_DAY, pb.DIMENSION_POLICY, pb.DIMENSION_ENGINE, pb.DIMENSION_REASON)
+    days = [START - timedelta(days=2), START - timedelta(days=1), START - timedelta(days=1)]
+    assert [row.day.ToDatetime(tzinfo=UTC) for row in report.rows] == days
+    assert [(row.policy, row.engine, row.reason, row.requests) for row in report.rows] == [
+        ("p", "cpu", "planned", 1),
+        ("default", "cpu", "planned", 1),
+        ("p", "gpu", "holdback", 1),
+    ]
+    assert not any(row.HasField("hour") for row in report.rows)
+    assert not report.total.HasField("day")
+
+
+@on_both_databases
+async def test_ratings_are_told_where_there_are_any(admin: Any, database: Database) -> None:
+    await record(database, *(entry(number) for number in range(3)), entry(9, task="lists"))
+    given = [Rating("acme", f"r{number}", value, "", START, "") for number, value in ((0, 1.0), (1, 0.0), (2, 0.5))]
+    async with database.writing() as connection:
+        await RatingRepository(connection).put_many(given)
+    report = await get(admin, pb.DIMENSION_TASK)
+    lists, sums = report.rows
+    assert (sums.requests, sums.rated_requests, sums.mean_rating) == (3, 3, 0.5)
+    assert (lists.rated_requests, lists.HasField("mean_rating")) == (0, False)
+    assert (report.total.requests, report.total.rated_requests, report.total.mean_rating) == (4, 3, 0.5)
 
 
 async def test_times_and_tenant_narrow_everything(admin: Any, database: Database) -> None:

@@ -14,7 +14,7 @@ from common.clock import ManualClock
 from common.quality.estimates import Cell, FloorKind, QualityBound
 from router.directives.levels import L0, SEEDED, Directive
 from router.directives.policy import Mode
-from router.optimizer.plan import Plan
+from router.optimizer.plan import Entry, Plan
 from router.snapshot import SnapshotKeeper, seed
 from router.store.database import Database, StoreUnavailable
 from router.store.directives import DirectiveRepository
@@ -79,7 +79,7 @@ async def test_a_refresh_brings_changes_and_keeps_the_plan(
         told.append(set(keeper.snapshot.directives))
 
     keeper.subscribe(listener)
-    plan = Plan({("default", "tiny@0", "sums"): (("L1", 1.0),)}, clock.now())
+    plan = Plan({("default", "tiny@0", "sums"): Entry((("L1", 1.0),))}, clock.now())
     keeper.put_plan(plan)
     before = keeper.snapshot
     await keeper.refresh()

@@ -198,6 +198,28 @@ def test_prompts_that_both_fail_change_nothing(stream: list[Pair], failures: int
     assert with_failures.share == without.share
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(pairs, min_size=1, max_size=12), st.integers(1, 40))
+def test_how_many_samples_would_exclude_a_share_is_what_it_takes(stream: list[Pair], share_step: int) -> None:
+    """More of the same, in whole rounds: excluded after the round that the forecast falls into, and in none before."""
+    share = share_step / 40  # a step of the bounds
+    needed = fed(stream).samples_to_exclude(share, most=60 * len(stream))
+    grown = ShareSequence(0.05)
+    for samples in range(1, 60 * len(stream) + 1):
+        grown.update(*stream[(samples - 1) % len(stream)])
+        if samples % len(stream) == 0:
+            excluded = grown.samples_to_exclude(share, most=samples) is not None
+            assert excluded == (needed is not None and needed <= samples)
+            if excluded:
+                assert grown.lower >= share or grown.upper <= share
+
+
+def test_how_many_samples_of_nothing_would_tell() -> None:
+    assert ShareSequence(0.05).samples_to_exclude(0.95, most=1000) is None
+    assert fed([(1.0, 1.0)]).samples_to_exclude(0.95, most=72) is None
+    assert fed([(1.0, 1.0)]).samples_to_exclude(0.95, most=73) == 73
+
+
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), float("inf")])
 def test_a_score_out_of_range_is_refused_and_leaves_no_trace(value: float) -> None:
     sequence = fed([(1.0, 1.0)] * 20)

@@ -1,17 +1,20 @@
-"""A running set of fake services, and `pithctl` pointed at it."""
+"""Services that run, real ones and fakes, and `pithctl` pointed at them."""
 
+import functools
 import io
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from router.cli.main import main
 from tests.router.cli.fake_services import FakeServices
+from tests.router.cli.world import ADMIN, World, running_world
 
 
 @dataclass(frozen=True)
@@ -50,22 +53,54 @@ def fake() -> Iterator[FakeServices]:
 @pytest.fixture
 def environment(fake: FakeServices) -> dict[str, str]:
     """For a pithctl in a process of its own."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(("PITHCTL_", "COLUMNS"))}
-    return {**plain, "PITHCTL_ROUTER": fake.address, "PITHCTL_EVALUATOR": fake.address}
+    return {**clean_environment(), "PITHCTL_ROUTER": fake.address, "PITHCTL_EVALUATOR": fake.address}
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's, without what would change what pithctl does."""
+    ours = ("PITHCTL_", "COLUMNS", "VISUAL", "EDITOR")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
 @pytest.fixture
-def pithctl(fake: FakeServices, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pithctl:
-    """Runs a command line in this process: pithctl("policy", "list", stdin="")."""
-    monkeypatch.setenv("PITHCTL_ROUTER", fake.address)
-    monkeypatch.setenv("PITHCTL_EVALUATOR", fake.address)
-    monkeypatch.delenv("PITHCTL_TOKEN", raising=False)
+def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Pithctl:
+    """Runs a command line in this process: command_line("policy", "list", stdin="", PITHCTL_ROUTER=...)."""
+    for name in set(os.environ) - set(clean_environment()):
+        monkeypatch.delenv(name)
 
-    def run(*arguments: str, stdin: str = "") -> Result:
+    def run(*arguments: str, stdin: str = "", **variables: str) -> Result:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
         capsys.readouterr()
         code = main(arguments)
         said = capsys.readouterr()
         return Result(code, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
+def pithctl(fake: FakeServices, command_line: Pithctl) -> Pithctl:
+    """Runs a command line against the fake services."""
+    return functools.partial(command_line, PITHCTL_ROUTER=fake.address, PITHCTL_EVALUATOR=fake.address)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A router and an evaluator that run."""
+    with running_world(tmp_path) as world:
+        yield world
+
+
+@pytest.fixture
+def admin(world: World, command_line: Pithctl) -> Pithctl:
+    """Runs a command line against them, as an admin; admin("policy", "list", code=0) expects that exit code."""
+
+    def run(*arguments: str, code: int = 0, **more: str) -> Result:
+        variables = {"PITHCTL_ROUTER": world.router.address, "PITHCTL_EVALUATOR": world.evaluator_address}
+        result = command_line(*arguments, **{**variables, "PITHCTL_TOKEN": ADMIN, **more})
+        assert result.code == code, result
+        return result
 
     return run

@@ -18,12 +18,10 @@ from pith.evaluator.v1 import evaluation_pb2_grpc
 from pith.router.v1 import directives_pb2 as directives
 from pith.router.v1 import (
     directives_pb2_grpc,
-    feedback_pb2_grpc,
     generation_pb2_grpc,
     policies_pb2_grpc,
     reports_pb2_grpc,
 )
-from pith.router.v1 import feedback_pb2 as feedback
 from pith.router.v1 import generation_pb2 as generation
 from pith.router.v1 import policies_pb2 as policies
 from pith.router.v1 import reports_pb2 as reports
@@ -92,9 +90,9 @@ class FakeServices:
         self.before_write: Callable[[FakeServices], None] = lambda _: None
         self.directives: dict[str, directives.Directive] = {}
         self.policies: dict[str, policies.Policy] = {}
-        self.revisions: dict[str, list[policies.PolicyRevision]] = {}
         self.explanation = policies.ExplainResponse()
         self.report = reports.Report()
+        self.router_status = reports.RouterStatus()
         self.bounds: list[reports.ListBoundsResponse.Bound] = []
         self.engines: list[reports.ListEnginesResponse.Engine] = []
         self.answer: Callable[
@@ -104,14 +102,31 @@ class FakeServices:
         self.progress: list[evaluation.EvaluationProgress] = []
         self.hang = False
         self.stopping = threading.Event()
-        self._server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
-        directives_pb2_grpc.add_DirectivesServicer_to_server(_Directives(self), self._server)
-        policies_pb2_grpc.add_PoliciesServicer_to_server(_Policies(self), self._server)
-        generation_pb2_grpc.add_GenerationServicer_to_server(_Generation(self), self._server)
-        feedback_pb2_grpc.add_FeedbackServicer_to_server(_Feedback(self), self._server)
-        reports_pb2_grpc.add_ReportsServicer_to_server(_Reports(self), self._server)
-        evaluation_pb2_grpc.add_EvaluationServicer_to_server(_Evaluation(self), self._server)
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self._port = 0
+        self._server = self._make_server()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    def stop(self) -> None:
+        """Goes away: calls in flight are cut off."""
+        self._server.stop(0).wait()
+
+    def start_again(self) -> None:
+        """Listens where it did before."""
+        self._server = self._make_server()
+        self._server.start()
+
+    def _make_server(self) -> grpc.Server:
+        server = grpc.server(futures.ThreadPoolExecutor(max_workers=4), options=[("grpc.so_reuseport", 0)])
+        directives_pb2_grpc.add_DirectivesServicer_to_server(_Directives(self), server)
+        policies_pb2_grpc.add_PoliciesServicer_to_server(_Policies(self), server)
+        generation_pb2_grpc.add_GenerationServicer_to_server(_Generation(self), server)
+        reports_pb2_grpc.add_ReportsServicer_to_server(_Reports(self), server)
+        evaluation_pb2_grpc.add_EvaluationServicer_to_server(_Evaluation(self), server)
+        self._port = server.add_insecure_port(f"127.0.0.1:{self._port}")
+        return server
 
     def called(self, rpc: str) -> list[Any]:
         """The requests of one RPC."""
@@ -134,10 +149,8 @@ class FakeServices:
         resource.updated_at.FromDatetime(NOW)
         resource.updated_by = "admin"
 
-    def store_policy(self, policy: policies.Policy, action: str, reason: str) -> policies.Policy:
-        past = self.revisions.setdefault(policy.name, [])
-        self.stamp(policy, len(past) + 1)
-        past.append(policies.PolicyRevision(policy=policy, action=action, reason=reason))
+    def store_policy(self, policy: policies.Policy) -> policies.Policy:
+        self.stamp(policy, policy.revision + 1)
         self.policies[policy.name] = policy
         return policy
 
@@ -149,7 +162,7 @@ class FakeServices:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stopping.set()
-        self._server.stop(0).wait()
+        self.stop()
 
 
 def wait_for_cancel(fake: FakeServices, context: grpc.ServicerContext) -> None:
@@ -227,7 +240,9 @@ class _Policies(_Service, policies_pb2_grpc.PoliciesServicer):
             raise already_exists("policy", request.policy.name)
         policy = policies.Policy()
         policy.CopyFrom(request.policy)
-        return self.world.store_policy(policy, "create", request.reason)
+        policy.mode = policy.mode or policies.MODE_SHADOW
+        policy.floor_kind = policy.floor_kind or policies.FLOOR_KIND_RELATIVE
+        return self.world.store_policy(policy)
 
     @_told
     def GetPolicy(self, request: policies.GetPolicyRequest, context: Any) -> policies.Policy:
@@ -245,7 +260,7 @@ class _Policies(_Service, policies_pb2_grpc.PoliciesServicer):
         _check_etag("policy", request.policy.etag, present)
         updated = _masked(present, request.policy, request.update_mask)
         self._check_policy(updated)
-        return self.world.store_policy(updated, "update", request.reason)
+        return self.world.store_policy(updated)
 
     @_told
     def DeletePolicy(self, request: policies.DeletePolicyRequest, context: Any) -> Empty:
@@ -253,25 +268,6 @@ class _Policies(_Service, policies_pb2_grpc.PoliciesServicer):
         _check_etag("policy", request.etag, _get(self.world.policies, "policy", request.name))
         del self.world.policies[request.name]
         return Empty()
-
-    @_told
-    def ListPolicyRevisions(
-        self, request: policies.ListPolicyRevisionsRequest, context: Any
-    ) -> policies.ListPolicyRevisionsResponse:
-        _get(self.world.policies, "policy", request.name)
-        page, token = _page(self.world.revisions[request.name][::-1], request.page_token)
-        return policies.ListPolicyRevisionsResponse(revisions=page, next_page_token=token)
-
-    @_told
-    def RollbackPolicy(self, request: policies.RollbackPolicyRequest, context: Any) -> policies.Policy:
-        self.world.before_write(self.world)
-        _check_etag("policy", request.etag, _get(self.world.policies, "policy", request.name))
-        past = self.world.revisions[request.name]
-        if not 1 <= request.revision <= len(past):
-            raise not_found("policy", f"{request.name} revision {request.revision}")
-        policy = policies.Policy()
-        policy.CopyFrom(past[request.revision - 1].policy)
-        return self.world.store_policy(policy, "rollback", request.reason)
 
     @_told
     def Explain(self, request: policies.ExplainRequest, context: Any) -> policies.ExplainResponse:
@@ -283,7 +279,6 @@ class _Policies(_Service, policies_pb2_grpc.PoliciesServicer):
 
     def _check_policy(self, policy: policies.Policy) -> None:
         faults = Violations()
-        faults.require(policy.mode != 0, "policy.mode", "must be set")
         faults.require(0 < policy.floor <= 1, "policy.floor", f"is {policy.floor:g}; above 0 and at most 1")
         for index, name in enumerate(policy.directives):
             known = name in self.world.directives
@@ -300,15 +295,12 @@ class _Generation(_Service, generation_pb2_grpc.GenerationServicer):
         return self.world.answer(request, context)
 
 
-class _Feedback(_Service, feedback_pb2_grpc.FeedbackServicer):
-    @_told
-    def GetEvaluationPlan(self, request: Any, context: Any) -> feedback.EvaluationPlan:
-        plan = feedback.EvaluationPlan()
-        plan.now.FromDatetime(NOW)
-        return plan
-
-
 class _Reports(_Service, reports_pb2_grpc.ReportsServicer):
+    @_told
+    def GetStatus(self, request: reports.GetStatusRequest, context: Any) -> reports.RouterStatus:
+        self.world.router_status.now.FromDatetime(NOW)
+        return self.world.router_status
+
     @_told
     def GetReport(self, request: reports.GetReportRequest, context: Any) -> reports.Report:
         return self.world.report

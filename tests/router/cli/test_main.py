@@ -11,11 +11,14 @@ import grpc
 import pytest
 from pith.router.v1.directives_pb2 import Directive
 
-from common.errors import FieldViolation, PithError, invalid_argument
+from common.errors import FieldViolation, PithError, invalid_argument, quota_exceeded
 from tests.router.cli.conftest import Pithctl
 from tests.router.cli.fake_services import FakeServices
 
-COMMANDS = ("directive", "policy", "explain", "report", "quality", "evaluate", "engines", "chat")
+COMMANDS = (
+    *("policy", "directive", "export", "apply", "simulate", "explain", "report", "quality", "evaluate", "status"),
+    *("top", "engines", "chat", "token", "tenant"),
+)
 LONG_TEXT = " ".join(f"word{index}" for index in range(120))
 
 
@@ -26,6 +29,9 @@ def test_help_names_every_command_and_the_exit_codes(pithctl: Pithctl) -> None:
         assert f"  {command}  " in result.out
     assert "3 not found" in result.out
     assert "PITHCTL_ROUTER" in result.out
+    assert "  import  " not in result.out
+    # Whole sentences: what does not fit is cut with dots.
+    assert "..." not in result.out.partition("Commands:")[2]
 
 
 def test_no_arguments_show_the_help(pithctl: Pithctl) -> None:
@@ -56,15 +62,14 @@ def test_wrong_usage_says_where_help_is(pithctl: Pithctl, arguments: list[str]) 
 
 
 def test_options_stand_before_or_after_the_command_and_the_later_wins(
-    pithctl: Pithctl, fake: FakeServices, monkeypatch: pytest.MonkeyPatch
+    command_line: Pithctl, fake: FakeServices
 ) -> None:
-    monkeypatch.setenv("PITHCTL_ROUTER", "127.0.0.1:1")
-    assert pithctl("engines").code == 5
-    assert pithctl("--router", fake.address, "engines").code == 0
-    assert pithctl("engines", "--router", fake.address).code == 0
-    assert pithctl("--router", "127.0.0.1:2", "engines", "--router", fake.address).code == 0
-    assert pithctl("--json", "engines", "--router", fake.address).document == {"engines": []}
-    assert pithctl("engines", "--json", "--router", fake.address).document == {"engines": []}
+    assert command_line("engines", PITHCTL_ROUTER="127.0.0.1:1").code == 5
+    assert command_line("--router", fake.address, "engines").code == 0
+    assert command_line("engines", "--router", fake.address).code == 0
+    assert command_line("--router", "127.0.0.1:2", "engines", "--router", fake.address).code == 0
+    assert command_line("--json", "engines", "--router", fake.address).document == {"engines": []}
+    assert command_line("engines", "--json", "--router", fake.address).document == {"engines": []}
 
 
 def test_token_goes_along_as_bearer(pithctl: Pithctl, fake: FakeServices, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,38 +168,6 @@ def test_each_faulty_field_has_a_line(pithctl: Pithctl, fake: FakeServices) -> N
     assert violations == [{"field": fault.field, "description": fault.description} for fault in faults]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        "directive list",
-        "directive show L1",
-        "directive create L9 --text brief",
-        "directive update L1 --text brief",
-        "directive delete L1 --yes",
-        "policy list",
-        "policy show p",
-        "policy create q --floor 0.9",
-        "policy update p --floor 0.8",
-        "policy delete p --yes",
-        "policy history p",
-        "policy rollback p 1",
-        "explain --task t",
-        "report --by task",
-        "quality",
-        "engines",
-    ],
-)
-def test_every_command_prints_one_json_document(pithctl: Pithctl, arguments: str) -> None:
-    assert pithctl("directive", "create", "L1").code == 0
-    assert pithctl("policy", "create", "p", "--floor", "0.9").code == 0
-    result = pithctl(*arguments.split(), "--json")
-    assert result.code == 0
-    assert isinstance(result.document, dict)
-    assert result.err == ""
-    plain = pithctl(*arguments.split())
-    assert plain.out == "" or not plain.out.startswith("{")
-
-
 def test_piped_output_is_plain_and_its_lines_are_whole(environment: dict[str, str], fake: FakeServices) -> None:
     fake.directives["L1"] = Directive(name="L1", text=LONG_TEXT)
     command = [sys.executable, "-m", "router.cli.main", "directive", "list"]
@@ -259,3 +232,11 @@ def test_json_keeps_other_scripts_than_latin(pithctl: Pithctl, fake: FakeService
     result = pithctl("directive", "show", "L1", "--json")
     assert "短く答えて" in result.out
     assert json.loads(result.out)["text"] == "短く答えて"
+
+
+def test_budgets_that_are_spent_say_when_there_is_more(pithctl: Pithctl, fake: FakeServices) -> None:
+    fake.failure = quota_exceeded("CARBON_BUDGET_SPENT", "policy:acme-qa", "500 g of 500 g are spent", 40_000)
+    result = pithctl("chat", "--once", "Hello")
+    assert result.code == 5
+    assert "policy:acme-qa: 500 g of 500 g are spent" in result.err
+    assert "try again in 11 h 6 min" in result.err

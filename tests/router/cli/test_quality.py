@@ -112,3 +112,14 @@ def test_evaluate_beyond_its_deadline_says_that_it_goes_on(pithctl: Pithctl, fak
     result = pithctl("evaluate", "--timeout", "0.1")
     assert result.code == 5
     assert "The evaluation goes on" in result.err
+
+
+def test_evaluate_that_judged_nothing_says_so(pithctl: Pithctl, fake: FakeServices) -> None:
+    fake.progress = [EvaluationProgress(event="too few samples"), EvaluationProgress(done=True)]
+    assert pithctl("evaluate").out.splitlines() == ["too few samples", "No sample was judged."]
+
+
+def test_fault_is_shown_while_it_lasts(pithctl: Pithctl, fake: FakeServices) -> None:
+    assert "last fault" not in pithctl("quality").out
+    fake.status.last_fault = "UNAVAILABLE NO_ENGINE: none"
+    assert "last fault" in pithctl("quality").out

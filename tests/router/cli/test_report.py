@@ -1,5 +1,7 @@
 """`pithctl report`."""
 
+import csv
+import io
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -107,7 +109,7 @@ def test_spans_count_from_the_routers_time(pithctl: Pithctl, fake: FakeServices)
     sent = fake.called("GetReport")[0]
     assert sent.start_time.ToDatetime(tzinfo=UTC) == NOW - timedelta(hours=24)
     assert sent.end_time.ToDatetime(tzinfo=UTC) == NOW - timedelta(minutes=30)
-    assert len(fake.called("GetEvaluationPlan")) == 1
+    assert len(fake.called("GetStatus")) == 1
 
 
 def test_dates_need_no_clock(pithctl: Pithctl, fake: FakeServices) -> None:
@@ -115,7 +117,7 @@ def test_dates_need_no_clock(pithctl: Pithctl, fake: FakeServices) -> None:
     sent = fake.called("GetReport")[0]
     assert sent.start_time.ToDatetime(tzinfo=UTC) == datetime(2026, 2, 1, tzinfo=UTC)
     assert sent.end_time.ToDatetime(tzinfo=UTC) == datetime(2026, 2, 2, 1, tzinfo=UTC)
-    assert fake.called("GetEvaluationPlan") == []
+    assert fake.called("GetStatus") == []
 
 
 @pytest.mark.parametrize("text", ["yesterday", "-1y", "24h", "-999999999w"])
@@ -137,3 +139,46 @@ def test_unknown_dimension_names_those_there_are(pithctl: Pithctl) -> None:
     result = pithctl("report", "--by", "colour")
     assert result.code == 2
     assert "directive" in result.err
+
+
+def test_csv_is_what_rfc_4180_says(pithctl: Pithctl, report: Report) -> None:
+    report.rows[0].task = 'a "b", c\nd'
+    said = pithctl("report", "--by", "task", "--by", "directive", "--csv").out
+    assert said.count("task,directive,requests") == 1
+    assert said.startswith("task,directive,requests,prompt_tokens,output_tokens,energy_joules,")
+    rows = list(csv.DictReader(io.StringIO(said, newline="")))
+    assert [row["task"] for row in rows] == ['a "b", c\nd', "[list]", ""]
+    assert [row["energy_joules"] for row in rows] == ["2500.0", "", "75.0"]
+    assert (rows[1]["operational_grams"], rows[1]["energy_source"], rows[1]["mean_rating"]) == ("", "", "")
+    assert said.endswith("\r\n")
+    # A line end within quotes is the name's own.
+    assert said.count("\r\n") == 4
+
+
+def test_csv_without_dimensions_is_the_total(pithctl: Pithctl, report: Report) -> None:
+    header, total = csv.reader(io.StringIO(pithctl("report", "--csv").out, newline=""))
+    assert dict(zip(header, total, strict=True))["requests"] == "250"
+
+
+def test_csv_and_json_are_not_both(pithctl: Pithctl, fake: FakeServices) -> None:
+    assert pithctl("report", "--csv", "--json").code == 2
+    assert fake.called("GetReport") == []
+
+
+def test_ratings_have_a_column_where_there_are_any(pithctl: Pithctl, report: Report) -> None:
+    assert "RATING" not in pithctl("report", "--by", "task").out
+    for row, number in ((report.rows[0], 1200), (report.total, 1200)):
+        row.rated_requests, row.mean_rating = number, 0.8333
+    said = pithctl("report", "--by", "task").out.splitlines()
+    assert said[0].endswith("RATING")
+    assert said[1].endswith("0.83 (1,200)")
+    assert said[2].endswith("-")
+
+
+def test_days_policies_engines_and_reasons_are_words(pithctl: Pithctl, fake: FakeServices) -> None:
+    row = _row(1, policy="acme-qa", engine="e1", reason="none_open")
+    row.day.FromDatetime(datetime(2026, 3, 1, tzinfo=UTC))
+    fake.report.rows.append(row)
+    asked = [argument for name in ("day", "policy", "engine", "reason") for argument in ("--by", name)]
+    assert "2026-03-01  acme-qa  e1      none open" in pithctl("report", *asked).out
+    assert list(fake.called("GetReport")[0].dimensions) == [6, 7, 8, 9]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.cli.units import count, grams, joules, percent
+from router.cli.units import count, grams, joules, percent, rate, span
 
 FACTORS = {"ng": 1e-9, "µg": 1e-6, "mg": 1e-3, "g": 1.0, "kg": 1e3, "t": 1e6}
 JOULES = {"µJ": 1e-6, "mJ": 1e-3, "J": 1.0, "kJ": 1e3, "kWh": 3.6e6, "MWh": 3.6e9}
@@ -61,3 +61,26 @@ def test_shares_and_counts() -> None:
     assert percent(0.9754) == "97.5 %"
     assert percent(None) == percent(math.nan) == "unknown"
     assert count(1234567) == "1,234,567"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (0.4, "0 s"),
+        (59.6, "1 min"),
+        (61, "1 min 1 s"),
+        (3600, "1 h"),
+        (3661, "1 h 1 min"),
+        (90_000, "1 d 1 h"),
+        (86_400 * 400, "400 d"),
+        (-5, "0 s"),
+    ],
+)
+def test_spans_have_their_two_largest_units(seconds: float, words: str) -> None:
+    assert span(seconds) == words
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "0"), (0.01234, "0.0123"), (12.34, "12.3"), (1234.5, "1,234")])
+def test_rates_have_three_digits(number: float, words: str) -> None:
+    assert rate(number) == words

@@ -10,8 +10,9 @@ import pytest
 from common.quality.estimates import Cell, QualityBound
 from router.directives.decide import Snapshot
 from router.directives.levels import L0, SEEDED, Directive
-from router.directives.policy import Mode, Policy
+from router.directives.policy import LatencyObjective, Mode, Policy
 from router.optimizer.costs import Cost, CostBook
+from router.optimizer.latency import LatencyBook
 from router.optimizer.plan import Plan
 from router.optimizer.problem import make_plan
 
@@ -23,11 +24,16 @@ def bound(directive: str, lower: float, model: str = "m@1", task: str = "qa") ->
     return QualityBound(Cell(model, task, directive), lower, 1.0, 1.0, lower, 100, "judge", "1", NOW)
 
 
-def plan(*bounds: QualityBound, policies: tuple[Policy, ...] = (POLICY,), **joules: float) -> Plan:
+def plan(
+    *bounds: QualityBound,
+    policies: tuple[Policy, ...] = (POLICY,),
+    latencies: LatencyBook | None = None,
+    **joules: float,
+) -> Plan:
     costs = CostBook({Cell("m@1", "qa", name): Cost(value, 0.0, 10.0, 100_000) for name, value in joules.items()})
     known = {directive.name: directive for directive in (L0, *SEEDED, Directive("terse"))}
     snapshot = Snapshot(known, policies, {b.cell: b for b in bounds}, Plan({}, NOW))
-    return make_plan(snapshot, costs, lambda cost: cost.energy_joules, NOW, 100.0)
+    return make_plan(snapshot, costs, lambda cost: cost.energy_joules, NOW, 100.0, latencies)
 
 
 def test_the_cheapest_open_directive_is_planned() -> None:
@@ -69,3 +75,59 @@ def test_policies_that_are_off_or_for_another_task_get_no_plan() -> None:
     shadow = replace(POLICY, name="shadow", mode=Mode.SHADOW)
     made = plan(bound("L1", 0.99), policies=(off, other, shadow))
     assert set(made.entries) == {("shadow", "m@1", "qa")}
+
+
+def test_the_order_by_carbon_holds_what_is_closed_as_well() -> None:
+    """It may open before the next plan is made."""
+    made = plan(bound("L1", 0.99), L0=10.0, L1=12.0, L2=2.0)
+    assert made.entry("p", "m@1", "qa").by_carbon == ("L2", "L0", "L1")
+    assert plan(bound("L1", 0.99)).entry("p", "m@1", "qa").by_carbon == ("L2", "L1", "L0")
+    assert made.entry("p", "m@1", "other").by_carbon == ()
+
+
+HASTE = replace(POLICY, latency=LatencyObjective(2.0, 0.9))
+
+
+def times(**seconds: float) -> LatencyBook:
+    book = LatencyBook()
+    for name, value in seconds.items():
+        for _ in range(20_000):
+            book.observe(Cell("m@1", "qa", name), value)
+    return book
+
+
+def test_a_directive_whose_answers_come_too_late_is_not_planned() -> None:
+    bounds, joules = (bound("L1", 0.99), bound("L2", 0.99)), {"L0": 10.0, "L1": 3.0, "L2": 2.0}
+    late = times(L0=1.0, L1=1.0, L2=9.0)
+    made = plan(*bounds, policies=(HASTE,), latencies=late, **joules)
+    shares = dict(made.shares("p", "m@1", "qa"))
+    assert shares == {"L1": pytest.approx(0.9, abs=0.01), "L2": pytest.approx(0.1, abs=0.01)}
+    assert made.entry("p", "m@1", "qa").late_share == pytest.approx(0.1)
+    without = plan(*bounds, latencies=late, **joules)
+    assert dict(without.shares("p", "m@1", "qa")) == {"L2": pytest.approx(1.0)}
+    assert without.entry("p", "m@1", "qa").late_share is None
+
+
+def test_where_nothing_keeps_the_objective_the_earliest_are_planned() -> None:
+    late = times(L0=9.0, L1=1.0)
+    made = plan(bound("L1", 0.94), bound("L2", 0.99), policies=(HASTE,), latencies=late, L0=10.0, L2=11.0)
+    entry = made.entry("p", "m@1", "qa")
+    assert entry.late_share == pytest.approx(1.0), "L1 is closed, and L2 as late as L0"
+    assert dict(entry.shares) == {"L0": pytest.approx(1.0)}
+    made = plan(bound("L1", 0.9), policies=(replace(HASTE, floor=0.5),), latencies=late, L0=10.0, L1=11.0)
+    entry = made.entry("p", "m@1", "qa")
+    assert dict(entry.shares)["L1"] == pytest.approx(0.9, abs=0.01), "dearer, but in time"
+
+
+def test_with_nothing_known_of_answer_times_an_objective_has_no_effect() -> None:
+    for latencies in (None, LatencyBook(), times(terse=9.0)):
+        made = plan(bound("L1", 0.99), policies=(HASTE,), latencies=latencies, L0=10.0, L1=3.0)
+        entry = made.entry("p", "m@1", "qa")
+        assert (dict(entry.shares), entry.late_share) == ({"L1": pytest.approx(1.0)}, None)
+
+
+def test_without_l0s_times_what_was_never_served_is_as_late_as_the_latest() -> None:
+    made = plan(bound("L1", 0.99), bound("L2", 0.99), policies=(HASTE,), latencies=times(L1=1.0), L0=9.0, L1=3.0)
+    assert dict(made.shares("p", "m@1", "qa")) == {"L2": pytest.approx(1.0)}
+    made = plan(bound("L1", 0.99), bound("L2", 0.99), policies=(HASTE,), latencies=times(L2=9.0), L0=9.0, L1=3.0)
+    assert made.entry("p", "m@1", "qa").late_share == pytest.approx(1.0)

@@ -13,6 +13,7 @@ from router.directives.levels import Directive
 from router.store.database import Database, StoreUnavailable, change_counter
 from router.store.directives import DirectiveRepository
 from router.store.revisions import Action
+from tests.postgres import PostgresUnavailableError, unavailable
 
 NEW_YEAR = datetime(2026, 1, 1, 12, 30, 15, 123456, tzinfo=UTC)
 
@@ -154,6 +155,15 @@ def test_a_driver_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ValueError, match=r"needs the package psycopg \(extra postgres\)"):
         Database("postgresql://host/pith")
+
+
+def test_a_machine_without_postgresql_fails_in_ci_and_skips_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="no initdb"):
+        unavailable(PostgresUnavailableError("no initdb"))
+    monkeypatch.delenv("CI")
+    with pytest.raises(pytest.skip.Exception, match="no initdb"):
+        unavailable(PostgresUnavailableError("no initdb"))
 
 
 async def test_no_server_is_unavailable(tmp_path: Path) -> None:

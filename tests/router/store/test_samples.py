@@ -1,9 +1,13 @@
 """Samples, their leases, and which still lack a score."""
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import update
 
 from common.quality.estimates import Cell
 from router.directives.compile import Turn
@@ -11,6 +15,7 @@ from router.samples import Answer, Sample, Score
 from router.store.database import Database
 from router.store.quality import QualityRepository
 from router.store.samples import SampleRepository
+from router.store.tables import samples
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LATER = NOON + timedelta(hours=1)
@@ -132,6 +137,43 @@ async def test_two_who_draw_at_once_get_different_samples(database: Database) ->
     drawn = await asyncio.gather(*(draw(database, count=5, holder=f"e{n}") for n in range(4)))
     everything = [sample_id for one in drawn for sample_id in one]
     assert len(everything) == len(set(everything))
+
+
+async def drawn_for_trial(database: Database, rng: random.Random, count: int, model: str = "") -> list[str]:
+    async with database.reading() as connection:
+        return [s.sample_id for s in await SampleRepository(connection).draw_any("sums", count, rng, model)]
+
+
+async def test_a_draw_for_a_trial_is_uniform_and_repeats_with_its_seed(database: Database) -> None:
+    await keep(database, *(sample(number) for number in range(8)), sample(9, grader=""), sample(10, task="lists"))
+    await draw(database, count=4)
+    rng = random.Random(1)
+    drawn = [await drawn_for_trial(database, rng, 2) for _ in range(400)]
+    assert all(len(set(pair)) == 2 for pair in drawn)
+    counts = Counter(sample_id for pair in drawn for sample_id in pair)
+    # Each is in a quarter of the draws: 100, with a standard deviation of 8.7.
+    assert set(counts) == {f"s{number}" for number in range(8)}
+    assert all(60 < count < 140 for count in counts.values())
+    assert await drawn_for_trial(database, random.Random(1), 2) == drawn[0]
+    assert len(await drawn_for_trial(database, rng, 200)) == 8
+
+
+async def test_what_is_erased_is_not_drawn_for_a_trial(database: Database) -> None:
+    await keep(database, *(sample(number) for number in range(4)))
+    async with database.writing() as connection:
+        await connection.execute(update(samples).where(samples.c.sample_id == "s2").values(erased_at=LATER))
+    assert await drawn_for_trial(database, random.Random(1), 9) == ["s0", "s1", "s3"]
+
+
+async def test_a_draw_for_a_trial_is_of_one_model(database: Database) -> None:
+    others = [sample(number, model="tiny@4567") for number in range(10, 13)]
+    await keep(database, sample(1), sample(2), *others, sample(20, model="other@89ab"))
+    rng = random.Random(1)
+    assert await drawn_for_trial(database, rng, 9) == ["s10", "s11", "s12"]
+    assert await drawn_for_trial(database, rng, 9, "tiny") == ["s10", "s11", "s12"]
+    assert await drawn_for_trial(database, rng, 9, "tiny@0123") == ["s1", "s2"]
+    assert await drawn_for_trial(database, rng, 9, "other") == ["s20"]
+    assert await drawn_for_trial(database, rng, 9, "tin") == []
 
 
 async def test_counts_of_what_can_be_and_what_is_judged(database: Database) -> None:

@@ -1,0 +1,138 @@
+"""`pithctl status`: how the router is, in one look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+from router.cli.command import Session, command
+from router.cli.output import coloured, console, details, print_document, table
+from router.cli.units import UNKNOWN, count, grams, joules, percent, rate, span
+
+if TYPE_CHECKING:
+    from pith.router.v1.reports_pb2 import RouterStatus
+    from rich.console import RenderableType
+    from rich.text import Text
+
+
+def register(app: typer.Typer) -> None:
+    command(app, "status")(status)
+
+
+def status(session: Session) -> None:
+    """Shows how the router is. What it served since it started, the grid, budgets, and what it lacks."""
+    from pith.router.v1.reports_pb2 import GetStatusRequest
+
+    from router.cli.document import as_document
+
+    with session.router() as router:
+        found = router.call(router.reports.GetStatus, GetStatusRequest())
+    if session.as_json:
+        print_document(as_document(found))
+        return
+    out = console()
+    out.print(details(_facts(found, session.router_address)))
+    for part in (served_table(found), budget_table(found)):
+        if part is not None:
+            out.print()
+            out.print(part)
+
+
+def grid(found: RouterStatus) -> str | Text:
+    """The grid's intensity, what it is of, and its age."""
+    from router.cli.document import word
+
+    if not found.HasField("intensity"):
+        return coloured("unknown: no provider answers", "red")
+    at = found.intensity
+    of = ", ".join([f"{word(at, 'kind')} {word(at, 'scope')}", *([at.source] if at.source else [])])
+    return f"{at.g_per_kwh:.0f} g/kWh in {at.zone or 'an unnamed zone'} ({of}), {span(at.age_seconds)} old"
+
+
+def ledger(found: RouterStatus) -> str | Text:
+    """What has not reached the database."""
+    if found.ledger_lost:
+        return coloured(f"{count(found.ledger_lost)} lost; {count(found.ledger_waiting)} to be written", "red")
+    if not found.ledger_waiting and not found.outbox_in_use:
+        return "all is written"
+    waiting = f"{count(found.ledger_waiting)} to be written"
+    return coloured(f"{waiting}, others lie in the outbox file", "yellow") if found.outbox_in_use else waiting
+
+
+def faults(found: RouterStatus) -> Iterable[str]:
+    """What the router lacks, each in a few words."""
+    if found.draining:
+        yield "it drains: no new requests are taken"
+    if found.database_away:
+        yield "the database does not answer: decisions rest on what was known before"
+    if not found.HasField("intensity"):
+        yield "the grid's intensity is unknown"
+    if found.ledger_lost:
+        yield f"{count(found.ledger_lost)} records of the ledger are lost"
+
+
+def served_table(found: RouterStatus, earlier: tuple[RouterStatus, float] | None = None) -> RenderableType | None:
+    """By directive and reason, the most first; with an `earlier` status and the seconds since, how fast each grows."""
+    from router.cli.document import word
+
+    before = {} if earlier is None else {(s.directive, s.reason): s.requests for s in earlier[0].served}
+    total = sum(served.requests for served in found.served)
+    rows: list[list[str]] = []
+    for served in sorted(found.served, key=lambda served: -served.requests):
+        cells = [
+            served.directive,
+            word(served, "reason").replace("_", " "),
+            count(served.requests),
+            percent(served.requests / total if total else None),
+        ]
+        if earlier is not None:
+            grown = served.requests - before.get((served.directive, served.reason), 0)
+            cells.append(rate(grown / earlier[1]))
+        rows.append(cells)
+    headings = ("DIRECTIVE", "REASON", "REQUESTS", "SHARE", *(("A SECOND",) if earlier is not None else ()))
+    return table(headings, rows, right=headings[2:]) if rows else None
+
+
+def budget_table(found: RouterStatus) -> RenderableType | None:
+    """How much of each policy's carbon budget of the day is spent."""
+    from router.cli.document import word
+
+    rows: list[Sequence[str | Text]] = []
+    for budget in found.budgets:
+        share = budget.grams_spent / budget.grams_per_day if budget.grams_per_day else None
+        spent = share is not None and share >= 1
+        rows.append(
+            (
+                budget.policy,
+                grams(budget.grams_spent),
+                grams(budget.grams_per_day),
+                coloured(percent(share), "red" if spent else ""),
+                word(budget, "when_spent"),
+            )
+        )
+    headings = ("BUDGET OF POLICY", "SPENT TODAY", "A DAY", "SHARE", "WHEN SPENT")
+    return table(headings, rows, right=headings[1:4]) if rows else None
+
+
+def _facts(found: RouterStatus, address: str) -> Iterable[tuple[str, str | Text]]:
+    from router.cli.document import moment
+
+    now = found.now.ToDatetime()
+    yield "router", f"{address}, version {found.version or UNKNOWN}"
+    up = span((now - found.started_at.ToDatetime()).total_seconds())
+    yield "up", f"{up}, since {moment(found, 'started_at')}"
+    for fault in faults(found):
+        yield "lacks", coloured(fault, "red")
+    failed = f", {count(found.failed_total)} of them failed" if found.failed_total else ""
+    yield "requests", f"{count(found.requests_total)}{failed}; {count(found.in_flight)} in flight"
+    yield "output tokens", count(found.output_tokens_total)
+    yield "energy", f"{joules(found.energy_joules_total)}, {grams(found.carbon_grams_total)} CO2e, where known"
+    yield "grid", grid(found)
+    if found.HasField("planned_at"):
+        ago = span((now - found.planned_at.ToDatetime()).total_seconds())
+        yield "planned", f"{ago} ago, at {moment(found, 'planned_at')}"
+    else:
+        yield "planned", "not yet"
+    yield "ledger", ledger(found)

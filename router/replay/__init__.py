@@ -1,0 +1,1 @@
+"""Recorded requests under another policy: what it would have decided, and what that would have emitted."""
