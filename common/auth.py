@@ -7,7 +7,7 @@ import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, V
 
 from common.clock import Clock, SystemClock
 from common.errors import unauthenticated
+from common.limits import MAX_ID_CHARACTERS
 
 REQUEST_ID_KEY = "x-request-id"
 TENANT_KEY = "x-tenant"
@@ -49,12 +50,14 @@ class Principal:
 class RequestContext:
     """What holds for the request in hand. Tasks started while handling it inherit it.
 
-    `deadline` is a moment of `time.monotonic()`, None where the call has no end of its own.
+    `deadline` is a moment of `time.monotonic()`, None where the call has no end of its own. `notes` are more fields of
+    its line in the access log: never what people or models wrote.
     """
 
     request_id: str
     principal: Principal
     deadline: float | None = None
+    notes: dict[str, str] = field(default_factory=dict)
 
     def remaining_seconds(self) -> float | None:
         """Wall seconds until the deadline, at least 0; None without a deadline."""
@@ -72,6 +75,13 @@ def current_request() -> RequestContext | None:
 def enter_request(request: RequestContext) -> None:
     """Makes `request` the one in hand for this task and those it starts."""
     _current.set(request)
+
+
+def note_asked(request_id: str) -> None:
+    """Has the access log name the caller's own id of what it asks for, beside the call's, in as far as it is fit to."""
+    request = current_request()
+    if request is not None and request_id and request_id.isprintable():
+        request.notes["asked"] = request_id[:MAX_ID_CHARACTERS]
 
 
 class TokenEntry(BaseModel):
@@ -133,7 +143,7 @@ class Authenticator:
         self._seen = b""
         self._fault = ""
         self._of_file: Sequence[TokenEntry] = tokens or ()
-        self._stored: Sequence[TokenEntry] = ()
+        self._stored: Sequence[TokenEntry] | None = None
         self._known: Mapping[bytes, tuple[Principal, float | None]] = {}
         self._renew()
 
@@ -147,6 +157,10 @@ class Authenticator:
         auth = cls(read_tokens(path), clock)
         auth._path, auth._seen = path, seen
         return auth
+
+    def is_of_file(self, name: str) -> bool:
+        """Whether the tokens file has a token of that name."""
+        return any(token.name == name for token in self._of_file)
 
     def put_stored(self, tokens: Sequence[TokenEntry]) -> None:
         """Has these known besides those of the file, in place of all that were put before."""
@@ -199,7 +213,8 @@ class Authenticator:
         # nobody can choose a token by its digest.
         found = self._known.get(hashlib.sha256(given[len(_BEARER) :].encode()).digest())
         if found is None:
-            raise unauthenticated("the token is not known")
+            where = "" if self._stored is not None else ": this service knows the tokens of its tokens file"
+            raise unauthenticated(f"the token is not known{where}")
         principal, expires_at = found
         if expires_at is not None and self._clock.now().timestamp() >= expires_at:
             raise unauthenticated("the token has expired")
@@ -212,5 +227,5 @@ class Authenticator:
                 Principal(token.name, token.role, token.tenant),
                 None if token.expires_at is None else token.expires_at.timestamp(),
             )
-            for token in (*self._stored, *self._of_file)
+            for token in (*(self._stored or ()), *self._of_file)
         }

@@ -1,5 +1,6 @@
 """Configuration of a service: environment `PITH_<SERVICE>_*` over an optional TOML file, checked at start."""
 
+import json
 import os
 import re
 import sys
@@ -7,7 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Self, TypeVar
+from typing import Any, Literal, NoReturn, Self, TypeVar, get_origin
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
@@ -95,6 +96,17 @@ class ServiceConfig(BaseSettings):
         default=20.0, ge=0, le=3600, description="Time for calls in flight to end before they are cancelled."
     )
     reflection: bool = Field(default=True, description="Serve gRPC reflection.")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.field_name or ""
+        if value != "" or cls.model_fields[name].annotation != Path | None:
+            return value
+        # Without these, more is let in or trusted: an empty variable may be a slip.
+        if name == "tokens_file" or name.endswith("_ca"):
+            raise ValueError("is empty; name a file, or unset it")
+        return None
 
     @field_validator("tokens_file")
     @classmethod
@@ -195,8 +207,29 @@ def load(cls: type[Config], **overrides: Any) -> Config:
         _refuse(cls, [_line(cls, fault) for fault in error.errors(include_url=False)])
     except tomllib.TOMLDecodeError as error:
         _refuse(cls, [f"{cls.model_config['env_prefix']}CONFIG: not TOML: {error}"])
-    except (SettingsError, OSError) as error:
+    except SettingsError as error:
+        _refuse(cls, _not_json(cls) or [str(error)])
+    except OSError as error:
         _refuse(cls, [str(error)])
+
+
+def _not_json(cls: type[ServiceConfig]) -> list[str]:
+    """A line for each variable whose list or table is no JSON; pydantic's own message does not say that."""
+    lines = []
+    for name, field in cls.model_fields.items():
+        variable = f"{cls.model_config['env_prefix']}{name.upper()}"
+        given = os.environ.get(variable)
+        if given is None or get_origin(field.annotation) not in (list, tuple, dict):
+            continue
+        try:
+            json.loads(given)
+        except ValueError:
+            example = json.dumps([part.strip() for part in given.split(",")], ensure_ascii=False)
+            plain = get_origin(field.annotation) is not dict and not given.lstrip().startswith(("[", "{"))
+            meant = f", as in {variable}='{_PASSWORD('://…@', example)}'" if plain else ""
+            about = f". {field.description}" if field.description else ""
+            lines.append(f"{name}: must be JSON{meant}{about}")
+    return lines
 
 
 def _unknown_variables(cls: type[ServiceConfig]) -> list[str]:

@@ -7,7 +7,7 @@ import inspect
 import re
 import secrets
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeAlias
@@ -154,6 +154,7 @@ class _Call:
         self.timeout: asyncio.Timeout | None = None
         self.replies: _Replies | None = None
         self.principal = _ANONYMOUS
+        self.notes: Mapping[str, str] = {}
         self.metadata: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
         given = self.metadata.get(REQUEST_ID_KEY)
         self.request_id = given if isinstance(given, str) and _REQUEST_ID(given) else secrets.token_hex(16)
@@ -179,7 +180,9 @@ class _Call:
             allowed = min(config.default_deadline_seconds if asked is None else asked, config.max_deadline_seconds)
         if allowed is not None:
             self.deadline = self.began + allowed
-        enter_request(RequestContext(self.request_id, self.principal, self.deadline))
+        request = RequestContext(self.request_id, self.principal, self.deadline)
+        self.notes = request.notes
+        enter_request(request)
         if asked == 0:
             raise deadline_exceeded()
         return None if allowed == asked else allowed
@@ -233,6 +236,7 @@ class _Call:
             tenant=self.principal.tenant,
             caller=self.principal.name,
             exc_info=cause,
+            **self.notes,
             **why,
         )
 

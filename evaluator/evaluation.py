@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import structlog
@@ -13,6 +13,7 @@ from common.quality.estimates import PairedScore
 from evaluator.client import Outcome, RouterClient
 from evaluator.examination import Examined, Examiner
 from evaluator.judges.base import Judge, Judgement, Unscored
+from evaluator.judges.reference import judge_name
 from evaluator.knowledge import Knowledge
 from evaluator.progress import Progress, ProgressLog, batch_line, verdict_line, withdrawal_line
 from evaluator.samples import L0, EvaluationPlan, Sample, Target
@@ -95,13 +96,14 @@ class Evaluation:
         target = batch.target
         # What was served before a drop tells nothing about what came of it, nor, where one is to be noticed, what was
         # served before the last evaluation.
-        ends = [self._knowledge.changed_at.get(target.cell), since if batch.is_maintenance else None]
+        changed_at = self._knowledge.changed_at.get((target.cell, judge_name(target.grader)))
+        ends = [changed_at, since if batch.is_maintenance else None]
         served_after = max((end for end in ends if end is not None), default=None)
         drawn = await self._router.draw(target.cell, batch.samples, served_after)
         if not drawn:
             self._tally.dry.add(target.cell)
             return
-        refusals = [self._judge.refusal(sample) for sample in drawn]
+        refusals = [_foreign(target, sample) or self._judge.refusal(sample) for sample in drawn]
         # Those cost nothing, and no budget: until their lease ends they are out of the way.
         self._count_unscored(target, [refusal for refusal in refusals if refusal is not None])
         if samples := [sample for sample, refusal in zip(drawn, refusals, strict=True) if refusal is None]:
@@ -112,7 +114,7 @@ class Evaluation:
         examined = await self._examiner.examine_all(target, samples)
         plan = await self._knowledge.refresh()
         present = plan.target(target.cell)
-        if present is None or present.revision != target.revision:
+        if present is None or (present.revision, present.grader) != (target.revision, target.grader):
             self._publish(f"{target.label} was edited meanwhile: {len(samples)} samples left unscored")
             return
         await self._report(target, examined, plan.now)
@@ -152,9 +154,13 @@ class Evaluation:
     def _count_unscored(self, target: Target, unscored: Sequence[Unscored]) -> None:
         self.unscored += len(unscored)
         for reason, count in Counter(one.reason for one in unscored).items():
-            self._publish(f"{target.label}: {count} samples unscored: {reason}")
+            self._publish(
+                f"{target.label}: {count} samples unscored: {reason}",
+                lacking={"task": target.cell.task, "directive": target.cell.directive, "grader": target.grader},
+            )
 
-    def _publish(self, event: str, done: bool = False) -> None:
+    def _publish(self, event: str, done: bool = False, lacking: Mapping[str, str] | None = None) -> None:
+        """`lacking`: what the event is about, where somebody has to see to it; the log then has it as a warning."""
         taken = self._tally.drawn.total()
         in_sight = batches(self._targets(), self._knowledge.estimates, self._economy, self._tally)
         self.progress.add(
@@ -167,7 +173,17 @@ class Evaluation:
                 done=done,
             )
         )
-        self._log.info(event)
+        if lacking is None:
+            self._log.info(event)
+        else:
+            self._log.warning(event, **lacking)
+
+
+def _foreign(target: Target, sample: Sample) -> Unscored | None:
+    """Why a sample cannot tell of the target: each judge has an estimate of its own, and one of them counts."""
+    if sample.grader == target.grader:
+        return None
+    return Unscored(f"their grader is {sample.grader}, and {target.grader} is what counts for the task")
 
 
 def _score(target: Target, examined: Examined, judgement: Judgement, scored_at: datetime) -> PairedScore:

@@ -6,8 +6,11 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+import structlog
+
 from common.quality.estimates import Cell, EpochReason, EpochStart, Estimates, Floor, PairedScore
 from evaluator.client import RouterClient
+from evaluator.judges.reference import judge_name
 from evaluator.samples import EvaluationPlan
 
 
@@ -27,8 +30,10 @@ class Knowledge:
         self.plan: EvaluationPlan | None = None
         self.scores = 0
         """How many have been taken in."""
-        self.changed_at: dict[Cell, datetime] = {}
-        """When a cell's quality was last found to have changed, where it was."""
+        self.changed_at: dict[tuple[Cell, str], datetime] = {}
+        """When a judge last found that a cell's quality had changed, where it did: by cell and the judge's name."""
+        self._begun_anew: set[tuple[Cell, str]] = set()
+        self._log = structlog.get_logger("knowledge")
         self.estimates = self._nothing()
         self.rebuilt = asyncio.Event()
         """Set once estimates have been rebuilt for the first time."""
@@ -36,6 +41,8 @@ class Knowledge:
     async def refresh(self) -> EvaluationPlan:
         """Reads the plan anew. Raises PithError where the router cannot be reached."""
         self.plan = await self._router.plan()
+        if self._trusted:
+            self._tell_of_new_judges(self.plan)
         return self.plan
 
     async def ensure(self) -> None:
@@ -50,25 +57,46 @@ class Knowledge:
             starts = await asyncio.to_thread(estimates.observe_all, scores)
             self.estimates = estimates
             self.scores = len(scores)
-            self.changed_at = {start.cell: start.at for start in _changes(starts)}
+            self.changed_at = {(start.cell, start.judge): start.at for start in _changes(starts)}
             self._trusted = True
+            if self.plan is not None:
+                self._tell_of_new_judges(self.plan)
             self.rebuilt.set()
 
     async def observe(self, scores: Sequence[PairedScore]) -> tuple[EpochStart, ...]:
         """Takes in the scores of one report; the changes of quality that they show."""
         starts = _changes(await asyncio.to_thread(self.estimates.observe_all, scores))
         self.scores += len(scores)
-        self.changed_at.update((start.cell, start.at) for start in starts)
+        self.changed_at.update(((start.cell, start.judge), start.at) for start in starts)
         return starts
 
     def distrust(self) -> None:
         self._trusted = False
 
     def _nothing(self) -> Estimates:
-        return Estimates(self._floors, self._alpha, self._drift_alpha)
+        return Estimates(self._floors, self._alpha, self._drift_alpha, self._judge)
 
     def _floors(self, cell: Cell) -> Sequence[Floor]:
         return self.plan.floors(cell) if self.plan is not None else ()
+
+    def _judge(self, cell: Cell) -> str:
+        target = self.plan.target(cell) if self.plan is not None else None
+        return judge_name(target.grader) if target is not None and target.grader else ""
+
+    def _tell_of_new_judges(self, plan: EvaluationPlan) -> None:
+        """Logs, once each, the directives for which another judge's scores count from now on: the first close them."""
+        for target in plan.targets:
+            judge, known = judge_name(target.grader), self.estimates.judges(target.cell)
+            if target.grader and known and judge not in known and (target.cell, judge) not in self._begun_anew:
+                self._begun_anew.add((target.cell, judge))
+                self._log.warning(
+                    "another judge: the estimate begins anew",
+                    task=target.cell.task,
+                    directive=target.cell.directive,
+                    model=target.cell.model,
+                    judge=judge,
+                    earlier_judges=list(known),
+                )
 
 
 def _changes(starts: Iterable[EpochStart]) -> tuple[EpochStart, ...]:

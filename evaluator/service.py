@@ -16,7 +16,8 @@ from common.grpc_server import Context
 from common.limits import MAX_ID_CHARACTERS
 from common.quality.estimates import Cell, Verdict
 from common.quality.graders import GRADERS, grade
-from common.quality.trial import DEFAULT_TRIAL_FLOOR, DEFAULT_TRIAL_SAMPLES, MAX_TRIAL_SAMPLES, Interval
+from common.quality.interval import Interval
+from common.quality.trial import DEFAULT_TRIAL_FLOOR, DEFAULT_TRIAL_SAMPLES, MAX_TRIAL_SAMPLES
 from evaluator.convert import from_bound, from_cell, from_time
 from evaluator.judges.reference import judge_name
 from evaluator.loop import EvaluationLoop
@@ -109,6 +110,7 @@ class EvaluationService:
             energy_joules=loop.spending.energy_joules,
             carbon_grams=loop.spending.carbon_grams,
             last_fault=loop.last_fault,
+            answers_generated=loop.spending.answers,
         )
 
     def _estimate(self, cell: Cell) -> evaluation_pb2.Estimate:

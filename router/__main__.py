@@ -22,6 +22,7 @@ from router.access_keeper import AccessKeeper
 from router.accounting import Accountant
 from router.admission import Admission
 from router.answers import REMEMBERED_FOR, Answers
+from router.budget_metrics import BudgetMetrics
 from router.config import RouterConfig
 from router.fleet.breaker import Breaker
 from router.fleet.dispatch import Dispatcher
@@ -81,16 +82,24 @@ class Router:
         self._planner: Planner | None = None
         self._auth = Authenticator.from_file(config.tokens_file, clock)
         self.server = GrpcServer(config, self._auth, self.metrics)
-        refused = self.metrics.counter(
-            "refused", "Requests refused by a limit of their tenant.", unit="requests", labels=("limit",)
+        self._refused = self.metrics.counter(
+            "refused",
+            "Requests refused by a limit of their tenant, or by their policy's carbon budget.",
+            unit="requests",
+            labels=("limit",),
         )
-        self._rates = RateLimiter(clock, config.tenant_limit, lambda limit: refused.labels(limit).inc())
+        self._rates = RateLimiter(clock, config.tenant_limit, lambda limit: self._refused.labels(limit).inc())
+        self.metrics.registry.register(BudgetMetrics(self._keeper, self._spending))
         self._access: AccessKeeper | None = None
         keep_for = timedelta(days=config.sample_days) if config.sample_days else None
         self._retention = Retention(self._database, clock, keep_for)
         self.ledger = Ledger(self._write, config.outbox_path)
         backlog = self.metrics.gauge("ledger_backlog", "Records that wait in memory.", unit="records")
         backlog.set_function(lambda: self.ledger.waiting)
+        outbox = self.metrics.gauge("outbox", "Files of records that wait on disk for the database.", unit="files")
+        outbox.set_function(lambda: self.ledger.outbox_files)
+        on_disk = self.metrics.gauge("outbox", "Records that wait on disk for the database.", unit="bytes")
+        on_disk.set_function(lambda: self.ledger.outbox_bytes)
         lost = self.metrics.gauge("ledger_lost", "Records that nothing could hold.", unit="records")
         lost.set_function(lambda: self.ledger.lost)
         ready = self.metrics.gauge("engines", "Engines that requests are sent to.", unit="ready")
@@ -123,7 +132,7 @@ class Router:
                 self._latencies.observe(cell, seconds)
             answered = await past.recent(clock.now() - REMEMBERED_FOR, config.remembered_requests)
         async with self._database.writing() as connection:
-            sealer = Sealer(await SealRepository(connection).key(secrets.token_bytes(KEY_BYTES)))
+            secret = await SealRepository(connection).key(secrets.token_bytes(KEY_BYTES))
         answers: Answers[KeptAnswer] = Answers(
             clock, config.answer_keep_seconds, config.answer_keep_bytes, config.remembered_requests
         )
@@ -142,14 +151,14 @@ class Router:
         self.ledger.start()
         self._retention.start()
         self._engines.start()
-        self._add_services(answers, costs, planner, sealer)
+        self._add_services(answers, costs, planner, secret)
         if config.metrics_port is not None:
             self.metrics.serve(config.metrics_port, config.listen_host)
         port = await self.server.start()
         await self.server.set_serving(True)
         return port
 
-    def _add_services(self, answers: Answers[KeptAnswer], costs: CostBook, planner: Planner, sealer: Sealer) -> None:
+    def _add_services(self, answers: Answers[KeptAnswer], costs: CostBook, planner: Planner, secret: bytes) -> None:
         config, clock, keeper, database = self._config, self._clock, self._keeper, self._database
         limits = RequestLimits(config.max_messages, config.max_prompt_characters)
         redaction = Redaction(config.redact, config.redact_patterns)
@@ -163,16 +172,20 @@ class Router:
             self._latencies,
             self._spending,
             redaction,
+            lambda model: self._engines.identity(model) != "",
+            secret,
         )
         dispatcher = Dispatcher(self._engines, config.stall_seconds, self.metrics)
         self.server.add(
             GenerationService(
-                Admission(keeper, self._rates, self._spending, clock, limits),
+                Admission(
+                    keeper, self._rates, self._spending, clock, limits, lambda limit: self._refused.labels(limit).inc()
+                ),
                 self._engines,
                 dispatcher,
                 answers,
                 accountant,
-                Outcomes(sealer, keeper, accountant, answers, self.ledger, database, clock, limits, redaction),
+                Outcomes(Sealer(secret), keeper, accountant, answers, self.ledger, database, clock, limits, redaction),
                 clock,
                 config.default_model,
             ),

@@ -60,6 +60,8 @@ class Accountant:
         costs, latencies: Learn what requests cost and how long their answers take, for the planner.
         spending: Learns what policies' requests have emitted today.
         redaction: What samples go through before anything keeps them.
+        serves: Whether an engine of ours has the model: then what callers tell of engines of their own teaches nothing.
+        secret: By which samples are drawn and named: callers choose the ids of their requests, and not what is sampled.
     """
 
     def __init__(
@@ -73,7 +75,11 @@ class Accountant:
         latencies: LatencyBook,
         spending: Spending,
         redaction: Redaction,
+        serves: Callable[[str], bool],
+        secret: bytes,
     ) -> None:
+        self._serves = serves
+        self._secret = secret
         self._ledger = ledger
         self._costs = costs
         self._intensities = intensities
@@ -96,11 +102,14 @@ class Accountant:
             "carbon", "gCO2eq of answered requests, where known.", unit="grams", labels=("part", *purpose)
         )
 
-    def settle(self, answered: Answered, text: Callable[[], str] | None) -> generation_pb2.Finished:
+    def settle(
+        self, answered: Answered, text: Callable[[], str] | None, *, sampled: bool = True
+    ) -> generation_pb2.Finished:
         """Records an answered request, once; returns what its caller is told.
 
         Args:
-            text: The answer; only called where a sample of it is kept. None: it is not to be kept.
+            text: The answer; only called where a sample of it is kept. None: a sample is kept without it.
+            sampled: Whether a sample may be kept.
         """
         # A caller tells of its own engine's answer when it likes; the grid that counts is that of the answer's time.
         now = min(self._clock.now(), answered.started_at + timedelta(seconds=answered.seconds))
@@ -110,17 +119,9 @@ class Accountant:
         carbon = footprint(energy, busy_seconds, self._intensities.current(now), self._carbon)
         entry = _entry(answered, energy, busy_seconds, carbon)
         self._spending.settled(entry)
-        sample = _sample(answered, now, text)
+        sample = self._sample(answered, now, text) if sampled else None
         self._ledger.record(entry, None if sample is None else self._redaction.sample(sample))
-        # Evaluation is left out: at a quiet hour an engine shares each step among fewer requests, so that the same
-        # request costs more than in traffic, and a directive would look dearer than it is.
-        if answered.decision.reason is not Reason.EVALUATION:
-            cell = Cell(answered.model, answered.request.task, answered.decision.directive.name)
-            # Who gave up waiting does not tell how long the answer would have taken.
-            if finished.reason != text_pb2.FINISH_REASON_ABORTED:
-                self._latencies.observe(cell, answered.seconds)
-            if energy is not None:
-                self._costs.observe(cell, energy.joules, busy_seconds, finished.usage.output_tokens)
+        self._learn(answered, energy, busy_seconds)
         self._count(answered, energy, carbon)
         return generation_pb2.Finished(
             reason=finished.reason,
@@ -129,6 +130,66 @@ class Accountant:
             energy=None if energy is None else from_energy(energy),
             carbon=None if carbon is None else from_footprint(carbon, now),
         )
+
+    def sample_wanted(self, request: generation_pb2.GenerateRequest, request_id: str, decision: Decision) -> bool:
+        """Drawn by request id alone, so that the samples are a uniform share of all requests that may have a directive,
+        whatever they were served: of what is left alone, a bound need say nothing."""
+        policy = decision.policy
+        return (
+            policy is not None
+            and policy.mode is not Mode.OFF
+            and decision.reason is not Reason.LEFT_ALONE
+            and not request.opt_out
+            and generation_pb2.TRAIT_OPT_OUT not in request.traits
+            and uniform("sample", self._secret.hex(), request_id) < policy.sample_share
+        )
+
+    def _sample(self, answered: Answered, now: datetime, text: Callable[[], str] | None) -> Sample | None:
+        policy, request = answered.decision.policy, answered.request
+        if (
+            policy is None
+            or answered.finished.reason == text_pb2.FINISH_REASON_ABORTED
+            or not self.sample_wanted(request, answered.request_id, answered.decision)
+        ):
+            return None
+        sampling = text_pb2.Sampling()
+        sampling.CopyFrom(request.sampling)
+        if answered.seed is not None:
+            sampling.seed = answered.seed
+        limits = text_pb2.Limits()
+        limits.CopyFrom(request.limits)
+        # They are the caller's words too.
+        sampling.suppressed_words[:] = map(self._redaction.text, sampling.suppressed_words)
+        limits.stop[:] = map(self._redaction.text, limits.stop)
+        directive, tokens = answered.decision.directive, answered.finished.usage.output_tokens
+        # The same for the same record, so that what is written twice is there once; another day's request of that id is
+        # another sample.
+        name = f"{answered.tenant}\x1f{answered.request_id}\x1f{answered.started_at.isoformat()}"
+        return Sample(
+            sample_id=hashlib.blake2b(name.encode(), key=self._secret, digest_size=16).hexdigest(),
+            tenant=answered.tenant,
+            model=answered.model,
+            task=request.task,
+            turns=answered.turns,
+            sampling_json=to_json(sampling),
+            limits_json=to_json(limits),
+            reference=request.reference,
+            grader=policy.grader,
+            served_at=now,
+            answers=() if text is None else (Answer(directive.name, directive.revision, text(), tokens),),
+        )
+
+    def _learn(self, answered: Answered, energy: Energy | None, busy_seconds: float) -> None:
+        # Evaluation is left out: at a quiet hour an engine shares each step among fewer requests, so that the same
+        # request costs more than in traffic, and a directive would look dearer than it is.
+        if answered.decision.reason is Reason.EVALUATION or (not answered.engine and self._serves(answered.model)):
+            return
+        cell = Cell(answered.model, answered.request.task, answered.decision.directive.name)
+        # Who gave up waiting does not tell how long the answer would have taken.
+        if answered.finished.reason != text_pb2.FINISH_REASON_ABORTED:
+            self._latencies.observe(cell, answered.seconds)
+        if energy is not None:
+            self._costs.observe(cell, energy.joules, busy_seconds, answered.finished.usage.output_tokens)
 
     def _count(self, answered: Answered, energy: Energy | None, carbon: Footprint | None) -> None:
         purpose = "evaluation" if answered.decision.reason is Reason.EVALUATION else "serving"
@@ -189,55 +250,6 @@ def finish_reason(reason: text_pb2.FinishReason.ValueType) -> str:
     """The contract's name without its prefix; a number for one of a later version."""
     known = text_pb2.FinishReason.values()
     return text_pb2.FinishReason.Name(reason).removeprefix("FINISH_REASON_") if reason in known else str(int(reason))
-
-
-def sample_wanted(request: generation_pb2.GenerateRequest, request_id: str, decision: Decision) -> bool:
-    """Drawn by request id alone, so that the samples are a uniform share of all requests that may have a directive,
-    whatever they were served: of what is left alone, a bound need say nothing."""
-    policy = decision.policy
-    return (
-        policy is not None
-        and policy.mode is not Mode.OFF
-        and decision.reason is not Reason.LEFT_ALONE
-        and not request.opt_out
-        and generation_pb2.TRAIT_OPT_OUT not in request.traits
-        and uniform("sample", request_id) < policy.sample_share
-    )
-
-
-def _sample(answered: Answered, now: datetime, text: Callable[[], str] | None) -> Sample | None:
-    policy, request = answered.decision.policy, answered.request
-    if (
-        text is None
-        or policy is None
-        or answered.finished.reason == text_pb2.FINISH_REASON_ABORTED
-        or not sample_wanted(request, answered.request_id, answered.decision)
-    ):
-        return None
-    sampling = text_pb2.Sampling()
-    sampling.CopyFrom(request.sampling)
-    if answered.seed is not None:
-        sampling.seed = answered.seed
-    directive = answered.decision.directive
-    served = Answer(directive.name, directive.revision, text(), answered.finished.usage.output_tokens)
-    return Sample(
-        sample_id=record_id(answered.tenant, answered.request_id),
-        tenant=answered.tenant,
-        model=answered.model,
-        task=request.task,
-        turns=answered.turns,
-        sampling_json=to_json(sampling),
-        limits_json=to_json(request.limits),
-        reference=request.reference,
-        grader=policy.grader,
-        served_at=now,
-        answers=(served,),
-    )
-
-
-def record_id(tenant: str, request_id: str) -> str:
-    """The same for the same request, so that what is written twice is there once."""
-    return hashlib.blake2b(f"{tenant}\x1f{request_id}".encode(), digest_size=16).hexdigest()
 
 
 def answer_text(deltas: Sequence[bytes]) -> str:

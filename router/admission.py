@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pith.router.v1 import generation_pb2
 
-from common.auth import Principal, Role
+from common.auth import Principal, Role, note_asked
 from common.clock import Clock
 from common.errors import PithError, not_found, permission_denied, quota_exceeded
-from router.convert import to_directive, to_traits, to_turns
+from router.convert import to_turns
 from router.directives.compile import Turn
 from router.directives.decide import Decision, Facts, Reason, budget_words, decide, refuses
 from router.directives.levels import TRIAL, Directive
 from router.directives.policy import Policy, Trait, match
 from router.directives.traits import traits_of
+from router.policy_messages import to_directive, to_traits
 from router.rate_limit import RateLimiter
 from router.snapshot import SnapshotKeeper
 from router.spending import Spending, next_day
@@ -43,6 +45,7 @@ class Admission:
     """What Generate and Decide have in common. Does no I/O.
 
     Args:
+        on_refused: Told which limit refused a request: "carbon_budget".
         rng: Draws the ids of requests that came without.
     """
 
@@ -53,6 +56,7 @@ class Admission:
         spending: Spending,
         clock: Clock,
         limits: RequestLimits,
+        on_refused: Callable[[str], None] = lambda limit: None,
         rng: random.Random | None = None,
     ) -> None:
         self._keeper = keeper
@@ -60,10 +64,12 @@ class Admission:
         self._spending = spending
         self._clock = clock
         self._limits = limits
+        self._on_refused = on_refused
         self._rng = rng or random.Random()
 
     def admit(self, request: generation_pb2.GenerateRequest, principal: Principal) -> Admitted:
         """Checks all that can be known before an engine is."""
+        note_asked(request.request_id)
         check(request, self._limits)
         directive = None
         if request.HasField("evaluation"):
@@ -88,9 +94,11 @@ class Admission:
 
     def limited(self, admitted: Admitted) -> AbstractContextManager[None]:
         """Takes the request from what its tenant may ask for; what an evaluator asks for is no tenant's request."""
-        if admitted.request.HasField("evaluation"):
-            return nullcontext()
-        return self._rates.request(admitted.tenant)
+        return nullcontext() if admitted.request.HasField("evaluation") else self.of_tenant(admitted.tenant)
+
+    def of_tenant(self, tenant: str) -> AbstractContextManager[None]:
+        """Takes a call, whichever it is, from what the tenant may ask for."""
+        return self._rates.request(tenant)
 
     def decide(self, admitted: Admitted, model: str) -> Decision:
         if admitted.directive is not None:
@@ -118,6 +126,7 @@ class Admission:
             raise self._budget_spent(policy)
 
     def _budget_spent(self, policy: Policy) -> PithError:
+        self._on_refused("carbon_budget")
         now = self._clock.now()
         again = next_day(now)
         why = f"{budget_words(policy, self._spending.today)}; the next day begins at {again.isoformat()}"

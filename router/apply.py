@@ -11,7 +11,7 @@ from typing import Generic
 from pith.router.v1 import policies_pb2
 
 from common.errors import Violations, aborted, failed_precondition
-from router import convert, limits
+from router import limits, policy_messages
 from router.directives.levels import Directive
 from router.directives.policy import Policy
 from router.revision import Resource, name_of, stamped
@@ -109,8 +109,8 @@ def _read(
         limits.check_policy(faults, policy, known, f"policies[{index}]")
     faults.raise_if_any()
     return (
-        [_Wish(convert.to_directive(directive), directive.etag) for directive in request.directives],
-        [_Wish(convert.to_policy(policy), policy.etag) for policy in request.policies],
+        [_Wish(policy_messages.to_directive(directive), directive.etag) for directive in request.directives],
+        [_Wish(policy_messages.to_policy(policy), policy.etag) for policy in request.policies],
     )
 
 

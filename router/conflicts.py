@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 
 from common.quality.estimates import Cell, FloorKind
 from router.directives.decide import Snapshot, bound_value, open_bound
-from router.directives.levels import Directive, Placement
+from router.directives.levels import L0, Directive, Placement
 from router.directives.policy import Mode, Policy, WhenSpent
 
 
@@ -56,15 +56,19 @@ def find_conflicts(
     # Several policies of one match cover what any of them does; so none is covered by more specific ones, as there is
     # always another tenant and another task.
     acting = {match: policies[0] for match, policies in of_match.items()}
-    # Bounds speak of a task, whoever's requests they come from: another policy's samples serve as well.
-    judged = {policy.task for policy in acting.values() if _gives_evidence(policy)}
+    evidence = _Evidence(acting.values())
     cells: dict[str, list[Cell]] = defaultdict(list)
     for cell in snapshot.bounds:
         cells[cell.directive].append(cell)
-    findings = [*_same_match(of_match), *_unread_variables(snapshot.directives, template_variables)]
+    findings = [
+        *_same_match(of_match),
+        *_different_graders(acting),
+        *_without_effect(snapshot.directives),
+        *_unread_variables(snapshot.directives, template_variables),
+    ]
     for policy in acting.values():
         findings += _about_directives(policy, snapshot.directives)
-        findings += _about_evidence(policy, judged)
+        findings += _about_evidence(policy, evidence)
         findings += _about_shares_and_limits(policy)
         findings += _lower_floor(policy, acting)
         findings += _all_closed(policy, acting, snapshot, cells, now)
@@ -114,32 +118,105 @@ def _about_directives(policy: Policy, directives: Mapping[str, Directive]) -> It
         )
 
 
-def _about_evidence(policy: Policy, judged: Collection[str]) -> Iterator[Finding]:
-    """`judged` are the tasks of policies whose samples are judged; empty is any task."""
-    if policy.mode is Mode.OFF or not policy.directives:
-        return
-    if judged if policy.task == "" else not {"", policy.task}.isdisjoint(judged):
+class _Evidence:
+    """What samples are kept and judged, by task; empty is any.
+
+    Bounds speak of a task, whoever's requests they come from: another policy's samples serve as well, if they carry
+    the grader of one that allows the directive.
+    """
+
+    def __init__(self, policies: Iterable[Policy]) -> None:
+        self._sampled: dict[str, set[str]] = defaultdict(set)
+        self._wanted: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for policy in policies:
+            if policy.mode is Mode.OFF or not policy.grader:
+                continue
+            for directive in policy.directives:
+                self._wanted[policy.task, directive].add(policy.grader)
+            if policy.sample_share > 0:
+                self._sampled[policy.task].add(policy.grader)
+
+    def lacks(self, policy: Policy) -> bool:
+        """Whether some task of the policy's has no evidence on one of its directives."""
+        # Whoever decides for any task decides for tasks that no policy names.
+        tasks = {"", policy.task}
+        sampled = {grader for task in tasks for grader in self._sampled[task]}
+        wanted = [{g for task in tasks for g in self._wanted[task, name]} for name in policy.directives]
+        return any(sampled.isdisjoint(graders) for graders in wanted)
+
+
+def _about_evidence(policy: Policy, evidence: _Evidence) -> Iterator[Finding]:
+    if policy.mode is Mode.OFF or not policy.directives or not evidence.lacks(policy):
         return
     if not policy.grader:
         yield Finding(
             Severity.WARNING,
             policy.name,
             "no_grader",
-            "it has no grader, nor has another policy for its tasks: samples are kept but never judged, so its "
-            "directives never open. Name a grader",
+            "it has no grader, nor has another policy for all its tasks and directives: samples are kept but never "
+            "judged, so its directives never open. Name a grader",
         )
     else:
         yield Finding(
             Severity.WARNING,
             policy.name,
             "no_samples",
-            "its sample_share is 0, and no other policy keeps graded samples for its tasks: its directives never open, "
-            f"or close once their bounds are {policy.bound_max_age_seconds:,} s old. Raise sample_share",
+            "its sample_share is 0, and no other policy keeps graded samples for all its tasks and directives: its "
+            f"directives never open, or close once their bounds are {policy.bound_max_age_seconds:,} s old. Raise "
+            "sample_share",
         )
 
 
-def _gives_evidence(policy: Policy) -> bool:
-    return policy.mode is not Mode.OFF and policy.grader != "" and policy.sample_share > 0
+def _different_graders(acting: Mapping[tuple[str, str], Policy]) -> Iterator[Finding]:
+    """Of the policies that decide for one task and allow one directive, whoever's requests they decide for."""
+    tenants = sorted({tenant for tenant, _ in acting})
+    found: dict[tuple[Policy, ...], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    if len({policy.grader for policy in acting.values() if policy.mode is not Mode.OFF and policy.grader}) < 2:
+        return
+    for task in sorted({"", *(task for _, task in acting)}):
+        of_directive: dict[str, list[Policy]] = defaultdict(list)
+        for tenant in tenants:
+            policy = acting.get((tenant, task)) or acting.get((tenant, ""))
+            if policy is not None and policy.mode is not Mode.OFF and policy.grader:
+                for directive in policy.directives:
+                    of_directive[directive].append(policy)
+        for directive, policies in of_directive.items():
+            if len({policy.grader for policy in policies}) > 1:
+                found[tuple(sorted(policies, key=lambda policy: policy.name))][task].add(directive)
+    for (first, *others), tasks in found.items():
+        graders = ", ".join(f"{policy.name} {policy.grader}" for policy in (first, *others))
+        where = "; ".join(
+            f"{f'task {task!r}' if task else 'other tasks'}: {', '.join(sorted(names))}"
+            for task, names in tasks.items()
+        )
+        yield Finding(
+            Severity.CONFLICT,
+            first.name,
+            "grader_mismatch",
+            f"they decide for the same task with different graders ({graders}), but only one grader's scores count for "
+            f"a directive: samples of the others are never judged ({where}). Name the same grader in all",
+            tuple(policy.name for policy in others),
+        )
+
+
+def _without_effect(directives: Mapping[str, Directive]) -> Iterator[Finding]:
+    for directive in directives.values():
+        changes = (
+            directive.text.strip()
+            or directive.max_output_tokens
+            or directive.stop
+            or directive.suppressed_words
+            or directive.history_messages
+            or directive.template_variables
+        )
+        if directive.name != L0.name and not changes:
+            yield Finding(
+                Severity.WARNING,
+                directive.name,
+                "no_effect",
+                "it has no text and nothing else that changes an answer: requests under it are served as at L0. Give "
+                "it a text, or delete it",
+            )
 
 
 def _about_shares_and_limits(policy: Policy) -> Iterator[Finding]:

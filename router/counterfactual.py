@@ -10,27 +10,41 @@ unbiased estimate of what a steered request (one served under a directive) would
 with f_i = operational grams per joule of request i as it was served: its own hour's intensity, and PUE. Assumed is
 that energy does not depend on the hour, and that a request's chance to be held back was the same within a stratum and
 window; a change of a policy's holdback_share within the window weakens that.
+
+Once a policy's carbon budget is spent and it tightens, every request is steered and none held back. Those are priced by
+the same mean, which further assumes that they are like the ones that came before the budget was spent.
+
+Steered requests of a stratum with too few held back are not covered: what they emitted is left out throughout.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from scipy.special import stdtrit
 
+from common.quality.interval import Interval
+
 MIN_HELD_BACK = 2
 METHOD = "stratified mean of randomised hold-back, Welch-Satterthwaite t, approximate for few or skewed requests"
+BUDGET_METHOD = "those steered as a carbon budget was spent are taken to be like those held back before"
+SHOWN_UNCOVERED = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Stratum:
-    """Sums over the eligible requests of one (model, task, policy) whose energy and carbon are known."""
+    """Sums over the eligible requests of one (model, task, policy) whose energy and carbon are known, and over those
+    steered as the carbon budget was spent; those whose embodied carbon is known apart from those where it is not."""
 
     model: str
     task: str
+    policy: str
     steered_requests: int
+    budget_steered_requests: int
+    """Of these, as the policy's carbon budget was spent: none of their like was held back at that time."""
     steered_grams: float
     """What they emitted, operational and embodied."""
     grams_per_joule_sum: float
@@ -46,24 +60,25 @@ class Stratum:
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """An estimate and what holds it with the stated confidence."""
+class Uncovered:
+    """Requests served under a directive that the estimate says nothing of."""
 
-    value: float
-    lower: float
-    upper: float
-    confidence: float
-    method: str
+    policy: str
+    task: str
+    requests: int
 
 
 @dataclass(frozen=True, slots=True)
 class Counterfactual:
-    """Had every request been served at L0."""
+    """Had every covered request been served at L0."""
 
     carbon_grams: Interval
     saving: Interval
     """Share of it that was saved; what the evaluation emitted is deducted."""
     held_back_requests: int
+    uncovered_requests: int
+    uncovered: tuple[Uncovered, ...]
+    """The largest parts of these, the most first."""
 
 
 def estimate(
@@ -76,8 +91,8 @@ def estimate(
         evaluation_grams: what those of evaluators emitted.
 
     Returns:
-        None where a stratum has steered requests but fewer than two held back, or where the interval reaches down to
-        no carbon at all: then nothing can be said.
+        None where requests were steered and no stratum of theirs has two held back, or where the interval reaches down
+        to no carbon at all: then nothing can be said.
 
     The interval is for what these very requests would have emitted, not for an average of many such days: with s² the
     variance within a stratum, it counts s² (sum f)² / n for the mean of the n held back and s² sum f² for the steered
@@ -86,10 +101,11 @@ def estimate(
     """
     own_grams = served_grams - math.fsum(stratum.steered_grams for stratum in strata)
     steered = [stratum for stratum in strata if stratum.steered_requests > 0]
-    if any(stratum.held_back_requests < MIN_HELD_BACK for stratum in steered):
+    covered = [stratum for stratum in steered if stratum.held_back_requests >= MIN_HELD_BACK]
+    if steered and not covered:
         return None
-    value = own_grams + math.fsum(map(_steered_at_l0, steered))
-    variances = [(_variance(stratum), stratum.held_back_requests - 1) for stratum in steered]
+    value = own_grams + math.fsum(map(_steered_at_l0, covered))
+    variances = [(_variance(stratum), stratum.held_back_requests - 1) for stratum in covered]
     variance = math.fsum(v for v, _ in variances)
     half_width = 0.0
     if variance > 0:
@@ -98,13 +114,26 @@ def estimate(
     lower, upper = max(own_grams, value - half_width), value + half_width
     if lower <= 0:
         return None
-    emitted = served_grams + evaluation_grams
+    emitted = own_grams + math.fsum(stratum.steered_grams for stratum in covered) + evaluation_grams
+    of_budget = any(stratum.budget_steered_requests for stratum in covered)
+    method = f"{METHOD}; {BUDGET_METHOD}" if of_budget else METHOD
+    uncovered = _uncovered(stratum for stratum in steered if stratum.held_back_requests < MIN_HELD_BACK)
     return Counterfactual(
-        carbon_grams=Interval(value, lower, upper, confidence, METHOD),
+        carbon_grams=Interval(value, lower, upper, confidence, method),
         # What was emitted is known, so the saving is a monotone function of the one unknown.
-        saving=Interval(1 - emitted / value, 1 - emitted / lower, 1 - emitted / upper, confidence, METHOD),
-        held_back_requests=sum(stratum.held_back_requests for stratum in strata),
+        saving=Interval(1 - emitted / value, 1 - emitted / lower, 1 - emitted / upper, confidence, method),
+        held_back_requests=sum(stratum.held_back_requests for stratum in covered),
+        uncovered_requests=sum(part.requests for part in uncovered),
+        uncovered=uncovered[:SHOWN_UNCOVERED],
     )
+
+
+def _uncovered(strata: Iterable[Stratum]) -> tuple[Uncovered, ...]:
+    requests: Counter[tuple[str, str]] = Counter()
+    for stratum in strata:
+        requests[stratum.policy, stratum.task] += stratum.steered_requests
+    parts = sorted(requests.items(), key=lambda part: (-part[1], part[0]))
+    return tuple(Uncovered(policy, task, number) for (policy, task), number in parts)
 
 
 def _steered_at_l0(stratum: Stratum) -> float:

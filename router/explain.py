@@ -8,7 +8,7 @@ from datetime import datetime
 from pith.router.v1 import generation_pb2, policies_pb2
 
 from common.quality.estimates import Cell
-from router import convert
+from router import convert, policy_messages
 from router.directives.decide import Facts, Snapshot, Spent, bound_value, decide, nothing_spent, open_bound
 from router.directives.levels import L0
 from router.directives.policy import Policy
@@ -39,7 +39,9 @@ def explain(
         model=model,
         key=request.conversation_id or request.request_id,
         request_id=request.request_id,
-        traits=traits_of(convert.to_turns(request.messages), convert.to_traits(request.traits), request.opt_out),
+        traits=traits_of(
+            convert.to_turns(request.messages), policy_messages.to_traits(request.traits), request.opt_out
+        ),
         floor=request.floor if request.HasField("floor") else None,
     )
     decision = decide(facts, snapshot, now, spent)

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -141,6 +141,7 @@ class Ledger:
         self._writing = asyncio.Lock()
         self._spilling = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
+        self._written_out = 0
         self.lost = 0
         """Records that neither the database nor the disk nor memory could hold."""
         self.database_away = False
@@ -156,6 +157,14 @@ class Ledger:
         """Records lie on disk, on their way to the database."""
         return self._outbox.in_use
 
+    @property
+    def outbox_files(self) -> int:
+        return self._outbox.files
+
+    @property
+    def outbox_bytes(self) -> int:
+        return self._outbox.bytes
+
     def record(self, entry: LedgerEntry, sample: Sample | None = None) -> None:
         """Takes one request's record. Does no I/O and cannot fail: requests go on whatever becomes of the database."""
         self._take(Served(entry, sample))
@@ -165,7 +174,8 @@ class Ledger:
         self._take(rating)
 
     def start(self) -> None:
-        """Begins to write; what an earlier run has left in the outbox comes first."""
+        """Begins to write; what an earlier run has left in the outbox comes first. Raises OutboxShared."""
+        self._outbox.claim()
         self._gathered.set()
         self._tasks = [
             asyncio.create_task(self._gather(), name="ledger gathers"),
@@ -194,6 +204,7 @@ class Ledger:
                 await self.flush()
         except TimeoutError:
             await self._spill()
+        self._outbox.release()
         if self._waiting:
             log.error("records lost: no database, no disk", lost=self.lost + len(self._waiting))
 
@@ -238,8 +249,6 @@ class Ledger:
                 await asyncio.sleep(pause)
                 self._gathered.set()
                 continue
-            if failures:
-                log.info("database back", failures=failures)
             failures = 0
 
     async def _write_out(self) -> None:
@@ -250,10 +259,14 @@ class Ledger:
             if segment is not None:
                 await self._write_batch(segment.records)
                 await asyncio.to_thread(self._outbox.remove, segment)
+                self._written_out += len(segment.records)
             else:
                 batch = list(islice(self._waiting, BATCH))
                 await self._write_batch(batch)
                 self._drop(batch)
+        if self._written_out:
+            log.info("outbox written out", records=self._written_out)
+            self._written_out = 0
 
     async def _write_batch(self, batch: Sequence[Record]) -> None:
         if not batch:
@@ -306,7 +319,9 @@ class Ledger:
     async def _reject(self, record: Record, error: Exception) -> None:
         of = record.entry if isinstance(record, Served) else record
         log.error("record rejected", tenant=of.tenant, request_id=of.request_id, exc_info=error)
-        line = self._adapter.dump_json(record) + b"\n"
+        # Without its text, which nobody would erase there.
+        kept = Served(record.entry) if isinstance(record, Served) else replace(record, comment="")
+        line = self._adapter.dump_json(kept) + b"\n"
         try:
             await asyncio.to_thread(append_whole, self._outbox.path.with_suffix(".rejected"), line)
         except OSError as error:

@@ -23,6 +23,8 @@ MAX_HOLDBACK_SHARE = 0.5
 MAX_BOUND_AGE_SECONDS = 366 * 24 * 3600
 MAX_LATENCY_SECONDS = 3_600
 DEFAULT_LATENCY_SHARE = LatencyObjective(seconds=1.0).share
+_LISTED = 20
+
 MAX_REVISION = 2**31 - 1
 """The largest that the database holds."""
 
@@ -136,9 +138,15 @@ def check_directives(faults: Violations, field: str, names: Sequence[str], known
         if name == L0.name:
             faults.add(at, f"is {L0.name}, which is always allowed and must not be named")
         elif name not in known:
-            faults.add(at, f"is {_clipped(name)}, which does not exist; must be one of {', '.join(sorted(known))}")
+            faults.add(at, f"is {_clipped(name)}, which does not exist; must be one of {_listed(known)}")
         elif name in names[:index]:
             faults.add(at, f"is {name} again; each may be named once")
+
+
+def _listed(known: Collection[str]) -> str:
+    # A request may hold tens of thousands of such faults.
+    shown = sorted(known)[:_LISTED]
+    return ", ".join(shown) + (f" and {len(known) - _LISTED:,} more" if len(known) > _LISTED else "")
 
 
 def check_name(faults: Violations, field: str, name: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import BinaryIO, Generic, TypeVar
 
 import structlog
 from pydantic import TypeAdapter, ValidationError
@@ -20,6 +21,10 @@ SEGMENT_BYTES = 4 * 2**20
 Record = TypeVar("Record")
 
 log = structlog.get_logger("outbox")
+
+
+class OutboxShared(OSError):  # noqa: N818
+    """Two routers were given one outbox: each would delete what the other has yet to write out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +53,54 @@ class Outbox(Generic[Record]):
         self.path = path
         self._adapter = adapter
         self._lock = threading.Lock()
+        self._claimed: BinaryIO | None = None
         self._filling: Path | None = None
         self._filled = 0
         # Cannot be read or deleted: left for the next start, and for a person.
         self._faulty: set[Path] = set()
-        self.in_use = bool(self._paths())
+        self._sizes_bytes = {path: _size_bytes(path) for path in self._paths()}
+        self.in_use = bool(self._sizes_bytes)
         """Records lie here, perhaps those that an earlier process has left."""
+
+    def claim(self) -> None:
+        """Keeps other processes from the same files, until `release` or the end of this one.
+
+        Raises:
+            OutboxShared: Another process has them.
+        """
+        try:
+            self._make_folder()
+            self._claimed = open(self.path.with_suffix(".lock"), "ab", opener=_private)  # noqa: SIM115
+            fcntl.flock(self._claimed, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise OutboxShared(
+                f"{self.path} is another router's outbox; each needs an outbox_path of its own"
+            ) from None
+        except OSError as error:
+            # What cannot be locked cannot be written either, and that is dealt with where it happens.
+            log.error("outbox cannot be claimed", path=str(self.path), fault=str(error))
+
+    def release(self) -> None:
+        if self._claimed is not None:
+            self._claimed.close()
+            self._claimed = None
+
+    @property
+    def files(self) -> int:
+        return len(self._sizes_bytes)
+
+    @property
+    def bytes(self) -> int:
+        """Of all files. As known here, from any thread: does no I/O."""
+        return sum(tuple(self._sizes_bytes.values()))
 
     def append(self, records: Sequence[Record]) -> None:
         """On disk before it returns. Raises OSError where the disk does not take them; then none of them is there."""
         lines = b"".join(self._adapter.dump_json(record) + b"\n" for record in records)
         with self._lock:
             path, self._filling = self._filling or self._next(), None
-            size = append_whole(path, lines)
+            size = self._sizes_bytes[path] = append_whole(path, lines)
             self.in_use = True
             self._filled += len(records)
             if self._filled < SEGMENT_RECORDS and size < SEGMENT_BYTES:
@@ -87,6 +127,7 @@ class Outbox(Generic[Record]):
                     log.error("lines are no records", path=str(segment.path), lines=len(segment.unreadable))
                     append_whole(self.path.with_suffix(".unreadable"), b"\n".join((*segment.unreadable, b"")))
                 segment.path.unlink()
+                self._sizes_bytes.pop(segment.path, None)
             except OSError as error:
                 self._give_up(segment.path, error)
 
@@ -101,10 +142,13 @@ class Outbox(Generic[Record]):
         return Segment(path, tuple(records), tuple(unreadable))
 
     def _next(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         last = max((_number(path) for path in self._paths()), default=0)
         self._filled = 0
         return self.path.with_name(f"{self.path.stem}.{last + 1:08}{self.path.suffix}")
+
+    def _make_folder(self) -> None:
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _paths(self) -> list[Path]:
         """Oldest first, those at fault apart."""
@@ -127,9 +171,12 @@ class Outbox(Generic[Record]):
 
 
 def append_whole(path: Path, content: bytes) -> int:
-    """To a file, on disk before it returns: the file's size. Raises OSError; then the file is as it was."""
+    """To a file, on disk before it returns: the file's size. Raises OSError; then the file is as it was.
+
+    A file that this makes is its owner's alone.
+    """
     new = not path.exists()
-    with path.open("ab", buffering=0) as file:
+    with open(path, "ab", buffering=0, opener=_private) as file:
         before = file.tell()
         try:
             view = memoryview(content)
@@ -145,6 +192,11 @@ def append_whole(path: Path, content: bytes) -> int:
         return file.tell()
 
 
+def _private(path: str, flags: int) -> int:
+    # What users and models said is in these files.
+    return os.open(path, flags, 0o600)
+
+
 def _sync_folder(folder: Path) -> None:
     # Or else a file outlives a power cut, but not its name.
     opened = os.open(folder, os.O_RDONLY)
@@ -152,6 +204,13 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _number(path: Path) -> int:

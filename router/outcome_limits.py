@@ -17,7 +17,6 @@ MAX_OUTCOME_SECONDS = 24 * 3600.0
 """As long as a decision is valid."""
 MAX_OUTCOME_JOULES = 1e9
 """More than a device of 10 kW uses in that time."""
-MAX_ANSWER_CHARACTERS = 1_000_000
 MAX_COMMENT_CHARACTERS = 1_000
 
 
@@ -43,8 +42,6 @@ def check_outcome(request: generation_pb2.ReportOutcomeRequest, limits: RequestL
         f"is {int(request.finish_reason)}; must be one of {', '.join(text_pb2.FinishReason.keys())}",
     )
     check_id(faults, "model", request.model)
-    size = len(request.text)
-    faults.require(size <= MAX_ANSWER_CHARACTERS, "text", f"has {size:,} characters; at most {MAX_ANSWER_CHARACTERS:,}")
     if request.HasField("request"):
         try:
             check(request.request, limits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from pith.router.v1 import generation_pb2
 from common.auth import Principal, Role
 from common.clock import Clock
 from common.errors import not_found
-from router.accounting import Accountant, Answered, record_id
+from router.accounting import Accountant, Answered
 from router.answers import Answers, Key
 from router.convert import to_turns
 from router.directives.decide import Decision
@@ -73,7 +74,7 @@ class Outcomes:
         """The decision_id of what was decided just now on the request of that (tenant, request_id)."""
         sample_id = request.evaluation.sample_id
         if len(sample_id) > MAX_SEALED_ID_CHARACTERS or not sample_id.isascii():
-            sample_id = record_id("", sample_id)
+            sample_id = hashlib.blake2b(sample_id.encode(), digest_size=16).hexdigest()
         return self._sealer.seal(
             SealedDecision(
                 tenant=key[0],
@@ -108,9 +109,9 @@ class Outcomes:
         if self._answers.answered(key):
             return
         answered = self._answered(request, decided)
-        # Its other levels are generated here, so it must be of the model that the router serves.
+        # All levels of a sample are generated here, so it must be of the model that the router serves.
         keep = decided.sample_wanted and request.HasField("request") and answered.model == decided.model
-        self._accountant.settle(answered, (lambda: request.text) if keep and request.text else None)
+        self._accountant.settle(answered, None, sampled=keep)
         self._answers.remember([key])
 
     async def rate(self, request: generation_pb2.RateAnswerRequest, principal: Principal) -> None:

@@ -11,6 +11,8 @@ from common.errors import FieldViolation, invalid_argument
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 500
+MAX_POSITION = 2**31 - 1
+"""In a list that is counted: as much as a database holds."""
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", str, int, tuple[str, ...])
@@ -38,7 +40,11 @@ def read_token(kind: str, token: str, start: Key) -> Key:
         text = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         _, after = json.loads(text)
         after = tuple(after) if isinstance(start, tuple) else after
-        if type(after) is type(start) and token == write_token(kind, after):
+        if (
+            type(after) is type(start)
+            and token == write_token(kind, after)
+            and (not isinstance(after, int) or 0 <= after <= MAX_POSITION)
+        ):
             return after
     except (ValueError, TypeError, RecursionError):
         pass

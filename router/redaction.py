@@ -95,13 +95,16 @@ RULES: Mapping[str, Sequence[Rule]] = {
         ),
         Rule(
             re.compile(
-                r"(?P<kept>\b(?:password|passwd|passphrase|secret|api[_ -]?key|(?:access|auth|bearer)[_ -]?token)"
+                r"(?P<kept>(?<![A-Za-z0-9])(?:password|passwd|pwd|passphrase|secret|api[_ -]?key"
+                r"|(?:access|auth|bearer)[_ -]?token)"
+                # DB_PASSWORD=, AWS_SECRET_ACCESS_KEY=
+                r"(?:[_-][\w-]{0,32}+)?"
                 r"""["']?\s{0,4}+[:=]\s{0,4}+["']?|\bauthorization:\s{0,4}+(?:bearer|basic)\s{1,4}+)"""
                 r"""(?P<value>[^\s"',;]{4,}+)""",
                 re.IGNORECASE | re.ASCII,
             ),
             "[SECRET]",
-            hints=("passw", "passphrase", "secret", "token", "key", "authorization"),
+            hints=("passw", "pwd", "passphrase", "secret", "token", "key", "authorization"),
         ),
         Rule(
             re.compile(r"(?<![A-Za-z0-9_/+.-])[A-Za-z0-9_+-]{32,}+={0,2}+(?![\w/])", re.ASCII),

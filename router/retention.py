@@ -42,6 +42,8 @@ async def erase(database: Database, before: datetime, now: datetime, tenant: str
             of_comments = await erasures.erase_comments(before, BATCH, tenant)
         samples, comments = samples + of_samples, comments + of_comments
         if max(of_samples, of_comments) < BATCH:
+            if samples or comments:
+                await database.forget_erased()
             return Erased(samples, comments)
 
 

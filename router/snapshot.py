@@ -58,6 +58,7 @@ class SnapshotKeeper:
         self._poll_seconds = poll_seconds
         self._lock = asyncio.Lock()
         self._counter: int | None = None
+        self._told: int | None = None
         self._listeners: list[Callable[[], Awaitable[None]]] = []
         self._polling: asyncio.Task[None] | None = None
         self.snapshot = Snapshot({L0.name: L0}, (), {}, Plan({}, clock.now()))
@@ -105,17 +106,21 @@ class SnapshotKeeper:
             if self.stale:
                 self.stale = False
                 log.info("database is back")
-            if not changed:
-                return
-            self.snapshot = Snapshot(
-                directives={directive.name: directive for directive in (L0, *directives)},
-                policies=policies,
-                bounds={bound.cell: bound for bound in bounds},
-                plan=self.snapshot.plan,
-            )
-            self._counter = counter
+            if changed:
+                self.snapshot = Snapshot(
+                    directives={directive.name: directive for directive in (L0, *directives)},
+                    policies=policies,
+                    bounds={bound.cell: bound for bound in bounds},
+                    plan=self.snapshot.plan,
+                )
+                self._counter = counter
+        # Apart from the counter: who is telling them may be cancelled with its call, or one of them may fail. Then the
+        # next look tells them.
+        if self._told == counter:
+            return
         for listener in self._listeners:
             await listener()
+        self._told = counter
 
     async def _poll(self) -> None:
         while True:

@@ -30,8 +30,9 @@ def next_day(moment: datetime) -> datetime:
 
 
 def grams_of(entry: LedgerEntry) -> float:
-    """What an entry counts against its policy's budget: 0 where its energy is unknown or no policy decided."""
-    if not entry.policy or entry.operational_grams is None:
+    """What an entry counts against its policy's budget: 0 where its energy is unknown, where no policy decided, and for
+    what a caller tells of an engine of its own, which nobody can check and which others may share the budget with."""
+    if not entry.policy or not entry.engine or entry.operational_grams is None:
         return 0.0
     return entry.operational_grams + (entry.embodied_grams or 0.0)
 

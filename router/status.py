@@ -11,7 +11,7 @@ from pith.router.v1 import reports_pb2 as pb
 from common.carbon.intensity import Intensity, IntensityProvider
 from common.clock import Clock
 from common.metrics import Metrics
-from router import convert
+from router import convert, policy_messages
 from router.directives.decide import Reason
 from router.ledger import Ledger
 from router.snapshot import SnapshotKeeper
@@ -93,7 +93,7 @@ class StatusReader:
                     policy=policy.name,
                     grams_spent=self._spending.today(policy.name),
                     grams_per_day=policy.carbon_budget.grams_per_day,
-                    when_spent=convert.from_when_spent(policy.carbon_budget.when_spent),
+                    when_spent=policy_messages.from_when_spent(policy.carbon_budget.when_spent),
                 )
         return status
 

@@ -104,7 +104,7 @@ class EpochReason(StrEnum):
     """Why what was known of a cell no longer holds."""
 
     REVISION = "REVISION"
-    """The directive's text or the judge is another one."""
+    """The directive's text is another one."""
     DRIFT = "DRIFT"
     """Quality fell below a floor that had been cleared."""
     CONTRADICTION = "CONTRADICTION"
@@ -113,9 +113,10 @@ class EpochReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EpochStart:
-    """A cell's estimate begins anew: until scores come in, its directive is closed."""
+    """A cell's estimate by one judge begins anew: until scores come in, its directive is closed."""
 
     cell: Cell
+    judge: str
     reason: EpochReason
     at: datetime
     floor: Floor | None = None
@@ -144,14 +145,17 @@ class Estimates:
     """Bounds of all cells, from their scores.
 
     floors_of: the floors that policies set for a cell, asked at every score.
+    judge_of: the judge whose scores count for a cell, asked whenever something is to be known of it; "" where no
+        policy names one, which is then that of the latest score.
     alpha: error probability of each bound over one epoch.
     drift_alpha: reciprocal of the least mean number of scores to a false drift alarm.
 
-    An epoch of a cell ends, and a new one begins without any score, when judge or revision change, when a
-    floor that was cleared is found broken, or when the scores contradict one constant share and no floor is
-    cleared. Within an epoch bounds only tighten (a contradiction apart, which lowers the lower one), so that
+    Every judge has an estimate of its own, which the scores of others leave as it is: two policies may name different
+    graders for one task. An epoch of a cell and judge ends, and a new one begins without any score, when the revision
+    changes, when a floor that was cleared is found broken, or when the scores contradict one constant share and no
+    floor is cleared. Within an epoch bounds only tighten (a contradiction apart, which lowers the lower one), so that
     a verdict, once reached, stands: that is the hysteresis between open and closed. alpha holds for each
-    epoch anew. One judge speaks for a cell: where two took turns, every turn would begin anew.
+    epoch anew.
     """
 
     def __init__(
@@ -159,34 +163,36 @@ class Estimates:
         floors_of: Callable[[Cell], Sequence[Floor]],
         alpha: float = 0.05,
         drift_alpha: float = 0.001,
+        judge_of: Callable[[Cell], str] = lambda cell: "",
     ) -> None:
         self._floors_of = floors_of
+        self._judge_of = judge_of
         self._alpha = alpha
         self._drift_alpha = drift_alpha
-        self._epoch_of_cell: dict[Cell, _Epoch] = {}
-        self._drift_alarms: dict[Cell, int] = {}
+        self._epoch_of_judge: dict[Cell, dict[str, _Epoch]] = {}
+        self._drift_alarms: dict[tuple[Cell, str], int] = {}
         self._seen: set[tuple[Cell, str, str, str]] = set()
 
     def observe(self, score: PairedScore) -> EpochStart | None:
         """Take in one score; the event, where it ended an epoch.
 
         A score of a sample that the same judge has scored at the same revision before has no effect, nor
-        has one of another judge or revision that is older than the latest score: it is a straggler of the
+        has one of another revision that is older than the judge's latest score: it is a straggler of the
         past.
         """
         key = (score.cell, score.sample_id, score.judge, score.revision)
         if key in self._seen:
             return None
         self._seen.add(key)
-        epoch = self._epoch_of_cell.get(score.cell)
+        epoch = self._epoch_of_judge.get(score.cell, {}).get(score.judge)
         event = None
         if epoch is None:
             epoch = self._begin(score)
-        elif (epoch.judge, epoch.revision) != (score.judge, score.revision):
+        elif epoch.revision != score.revision:
             if score.scored_at < epoch.updated_at:
                 return None
             epoch = self._begin(score)
-            event = EpochStart(score.cell, EpochReason.REVISION, score.scored_at)
+            event = EpochStart(score.cell, score.judge, EpochReason.REVISION, score.scored_at)
         return self._extend(epoch, score) or event
 
     def observe_all(self, scores: Iterable[PairedScore]) -> tuple[EpochStart, ...]:
@@ -199,11 +205,15 @@ class Estimates:
 
     def cells(self) -> tuple[Cell, ...]:
         """Every cell that has been scored, in the order of the first score."""
-        return tuple(self._epoch_of_cell)
+        return tuple(self._epoch_of_judge)
+
+    def judges(self, cell: Cell) -> tuple[str, ...]:
+        """Every judge that has scored a cell, in the order of their first scores."""
+        return tuple(self._epoch_of_judge.get(cell, ()))
 
     def bound(self, cell: Cell) -> QualityBound | None:
-        """Bounds of a cell; None where it was never scored, or not since the present epoch began."""
-        epoch = self._epoch_of_cell.get(cell)
+        """Bounds of a cell; None where its judge never scored it, or not since the present epoch began."""
+        epoch = self._epoch(cell)
         if epoch is None or epoch.share.samples == 0:
             return None
         return QualityBound(
@@ -220,16 +230,22 @@ class Estimates:
 
     def settled(self, cell: Cell, floor: float, kind: FloorKind) -> Verdict:
         """What the scores say about a floor: cleared, out of reach, or more scores are needed to tell."""
-        epoch = self._epoch_of_cell.get(cell)
+        epoch = self._epoch(cell)
         return epoch.verdict(Floor(floor, kind)) if epoch is not None else "undecided"
 
     def drift_alarms(self, cell: Cell) -> int:
         """How often a cell's estimate began anew because quality had changed (DRIFT or CONTRADICTION)."""
-        return self._drift_alarms.get(cell, 0)
+        epoch = self._epoch(cell)
+        return 0 if epoch is None else self._drift_alarms.get((cell, epoch.judge), 0)
+
+    def _epoch(self, cell: Cell) -> _Epoch | None:
+        epochs = self._epoch_of_judge.get(cell, {})
+        judge = self._judge_of(cell)
+        return epochs.get(judge) if judge else max(epochs.values(), key=lambda epoch: epoch.updated_at, default=None)
 
     def _begin(self, score: PairedScore) -> _Epoch:
         epoch = _Epoch(score.judge, score.revision, self._alpha, score.scored_at)
-        self._epoch_of_cell[score.cell] = epoch
+        self._epoch_of_judge.setdefault(score.cell, {})[score.judge] = epoch
         return epoch
 
     def _extend(self, epoch: _Epoch, score: PairedScore) -> EpochStart | None:
@@ -258,5 +274,6 @@ class Estimates:
     def _end(self, score: PairedScore, reason: EpochReason, floor: Floor | None) -> EpochStart:
         # The new epoch begins after this score, which is part of the evidence against the old one.
         self._begin(score)
-        self._drift_alarms[score.cell] = self._drift_alarms.get(score.cell, 0) + 1
-        return EpochStart(score.cell, reason, score.scored_at, floor)
+        of_judge = (score.cell, score.judge)
+        self._drift_alarms[of_judge] = self._drift_alarms.get(of_judge, 0) + 1
+        return EpochStart(score.cell, score.judge, reason, score.scored_at, floor)

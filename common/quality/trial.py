@@ -16,6 +16,7 @@ from enum import StrEnum
 import numpy as np
 
 from common.quality.confidence import SHARE_LIMIT, ShareSequence
+from common.quality.interval import Interval
 
 MAX_TRIAL_SAMPLES = 200
 DEFAULT_TRIAL_SAMPLES = 30
@@ -23,6 +24,7 @@ DEFAULT_TRIAL_FLOOR = 0.95
 SHARE_CONFIDENCE = 0.95
 SHARE_METHOD = "Student's t on the logarithm of a ratio of means"
 QUALITY_METHOD = "betting confidence sequence, anytime-valid"
+CUT_METHOD = "cut at what the quality of L0 on these samples leaves room for"
 SHOWN_PAIRS = 3
 FORESEEABLE_SAMPLES = 10_000
 """Beyond so many, a forecast from a few samples is worth nothing."""
@@ -45,17 +47,6 @@ class TrialPair:
     sample_id: str
     baseline: TriedAnswer
     answer: TriedAnswer
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """An estimate and what holds it with the stated confidence."""
-
-    value: float
-    lower: float
-    upper: float
-    confidence: float
-    method: str
 
 
 class Recommendation(StrEnum):
@@ -107,9 +98,10 @@ def summarise(pairs: Sequence[TrialPair], floor: float, alpha: float = 0.05) -> 
     joules = [(pair.answer.energy_joules, pair.baseline.energy_joules) for pair in pairs]
     known = [(own, of_l0) for own, of_l0 in joules if own is not None and of_l0 is not None]
     token_share = ratio_of_means(tokens)
+    baseline_quality = math.fsum(pair.baseline.quality for pair in pairs) / len(pairs)
     quality_share = None
     if sequence.share is not None:
-        quality_share = Interval(sequence.share, sequence.lower, sequence.upper, 1 - 2 * alpha, QUALITY_METHOD)
+        quality_share = _possible(sequence, sequence.share, baseline_quality, 1 - 2 * alpha)
     recommendation, explanation = _recommended(token_share, quality_share, sequence, floor)
     return TrialResult(
         samples=len(pairs),
@@ -117,13 +109,26 @@ def summarise(pairs: Sequence[TrialPair], floor: float, alpha: float = 0.05) -> 
         baseline_output_tokens=math.fsum(of_l0 for _, of_l0 in tokens) / len(pairs),
         token_share=token_share,
         quality=math.fsum(pair.answer.quality for pair in pairs) / len(pairs),
-        baseline_quality=math.fsum(pair.baseline.quality for pair in pairs) / len(pairs),
+        baseline_quality=baseline_quality,
         quality_share=quality_share,
         energy_share=ratio_of_means(known) if len(known) == len(pairs) else None,
         recommendation=recommendation,
         explanation=explanation,
         pairs=_most_different(pairs),
     )
+
+
+def _possible(sequence: ShareSequence, share: float, baseline_quality: float, confidence: float) -> Interval:
+    """The share's interval, within what is possible on samples of this mean L0 quality, as no answer scores above 1.
+
+    A share of at most 1 is never cut off, so of a directive no better than L0 the interval holds it as often as it
+    says. Of a better one it may not: on other samples L0 may score less, and leave more room than on these.
+    """
+    # Rounding must not push the limit below the share itself.
+    limit = max(share, 1 / baseline_quality)
+    if sequence.upper <= limit:
+        return Interval(share, sequence.lower, sequence.upper, confidence, QUALITY_METHOD)
+    return Interval(share, min(sequence.lower, limit), limit, confidence, f"{QUALITY_METHOD}; {CUT_METHOD}")
 
 
 def ratio_of_means(pairs: Sequence[tuple[float, float]], confidence: float = SHARE_CONFIDENCE) -> Interval | None:
@@ -185,7 +190,7 @@ def _recommended(
         taken += f", at most {_percent(tokens.upper)}, which need not be a saving"
     kept = (
         f"it keeps at least {_percent(quality.lower)} of L0's quality"
-        if quality.upper >= SHARE_LIMIT
+        if sequence.upper >= SHARE_LIMIT or quality.upper < sequence.upper
         else f"it keeps between {_percent(quality.lower)} and {_percent(quality.upper)} of L0's quality"
     )
     told = f"{taken}; {kept}" if taken else f"I{kept[1:]}"

@@ -123,6 +123,7 @@ KIND = Kind(
     facts=_facts,
     in_force="Closed until a policy allows it and the evaluator has judged what is new.",
     once_deleted="No policy may allow it.",
+    once_changed="The quality bounds of the earlier revision no longer count: it is closed until it is judged anew.",
 )
 resource.register(app, KIND)
 editor.register(app, KIND)

@@ -22,7 +22,7 @@ from router.cli.command import Session, command
 from router.cli.differences import painted, unified
 from router.cli.failures import CallError, ExitCode, LocalError
 from router.cli.output import console, printable
-from router.cli.resource import Kind, Name, print_resource
+from router.cli.resource import Kind, Name, print_changed, print_resource
 
 if TYPE_CHECKING:
     from router.cli.connection import Connection
@@ -59,14 +59,20 @@ def register(app: typer.Typer, kind: Kind) -> None:
                         wish = _typed(session, kind, present, path, begun, yes)
             except CallError as failure:
                 failure.advice = _kept(path)
+                if failure.error.reason == "ETAG_MISMATCH":
+                    failure.advice = (
+                        f"what you typed is in {path}; to apply it as it is would undo the other change: see that "
+                        f"with: pithctl {kind.noun} diff {name}, and edit the {kind.noun} again"
+                    )
                 raise
             # Ctrl-C or the end of the input, where a question was asked.
             except (typer.Abort, KeyboardInterrupt):
                 raise LocalError([_UNCHANGED], next_step=_kept(path), exit_code=ExitCode.OTHER) from None
-        path.unlink()
-        if wish is not None:
-            print_resource(session, kind, updated)
-        elif session.as_json:
+            path.unlink()
+            if wish is not None:
+                print_changed(session, kind, router, updated, kind.once_changed)
+                return
+        if session.as_json:
             print_resource(session, kind, present)
         else:
             console().print(_UNCHANGED)

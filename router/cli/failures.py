@@ -131,7 +131,11 @@ class CallError(Exception):
         if self.error.reason == "ETAG_MISMATCH":
             return "somebody else has changed it: look at it again with show, then repeat the command if it still holds"
         if self.error.reason == "RESOURCE_EXISTS":
-            return f"change it with: pithctl {kind} update {name}"
+            # What cannot be changed: tokens, and the baseline.
+            fixed = kind not in ("policy", "directive") or name == "L0"
+            return "choose another name" if fixed else f"change it with: pithctl {kind} update {name}"
+        if self.error.reason == "IN_USE" and facts.get("used_by") in ("every policy", "the tokens file"):
+            return None
         if self.error.reason == "IN_USE":
             return "take it out of them first: pithctl policy update POLICY --directive ..., naming those that stay"
         if self.error.retry_after_seconds is not None:

@@ -147,9 +147,14 @@ class _Reader:
         resource = _TYPES[kind]()
         self.lines[path] = _line(node)
         if self.expect(node, yaml.MappingNode, "a mapping with name and more"):
+            known = len(self._faults)
             self.message(resource, node, path)
             if not resource.name:  # type: ignore[attr-defined]
                 self.fault(node, "has no name")
+            # To the router it would be 0. Among other faults it may be there, but misspelt.
+            floorless = all(key.value != "floor" or _is_null(value) for key, value in node.value)
+            if kind == "policies" and floorless and len(self._faults) == known:
+                self.fault(node, "floor: is missing; must be above 0 and at most 1, e.g. 0.95")
         return resource
 
     def once(self, node: Any, resources: Sequence[Any]) -> None:

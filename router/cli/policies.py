@@ -13,15 +13,17 @@ from router.cli.command import Session, command
 from router.cli.completion import complete_directive, complete_task, complete_tenant
 from router.cli.failures import CallError, ExitCode
 from router.cli.files import located, read_manifest
-from router.cli.findings import grave, print_findings
+from router.cli.findings import all_findings, grave, print_findings
 from router.cli.output import console, print_document
 from router.cli.resource import Kind
 from router.cli.times import parse_span
 from router.cli.units import count, grams
 
 if TYPE_CHECKING:
-    from pith.router.v1.policies_pb2 import Policy
+    from pith.router.v1.policies_pb2 import Finding, Policy
     from rich.text import Text
+
+    from router.cli.connection import Connection
 
 app = typer.Typer(help="What may be done for whom, and what quality must be kept.")
 
@@ -211,6 +213,15 @@ def _facts(policy: Policy) -> Iterable[tuple[str, str | Text]]:
     yield "left alone", alone if policy.HasField("leave_alone") else "all traits"
 
 
+def _findings(router: Connection, policy: Policy) -> Sequence[Finding]:
+    """Those about a policy that acts."""
+    from router.cli.document import word
+
+    if word(policy, "mode") == "off":
+        return ()
+    return [found for found in all_findings(router) if policy.name in (found.subject, *found.others)]
+
+
 KIND = Kind(
     noun="policy",
     plural="policies",
@@ -222,6 +233,7 @@ KIND = Kind(
     facts=_facts,
     in_force="In force on every router within 5 s.",
     once_deleted="Its requests fall to the next one that matches, or to none.",
+    findings=_findings,
 )
 resource.register(app, KIND)
 editor.register(app, KIND)
@@ -233,29 +245,39 @@ def check(
     session: Session,
     file: Annotated[
         str | None,
-        typer.Argument(metavar="[FILE]", help="As if its policies were there too; - is stdin.", show_default=False),
+        typer.Argument(
+            metavar="[FILE]", help="As if it were applied, as apply takes it; - is stdin.", show_default=False
+        ),
     ] = None,
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="End with 7 if there is a warning or a conflict, else with 0.")
     ] = False,
 ) -> None:
     """Shows what is wrong with the policies taken together, such as contradictions."""
-    from pith.router.v1.policies_pb2 import CheckPoliciesRequest
-
     from router.cli.document import as_document
-    from router.cli.manifest import Manifest
 
-    manifest = Manifest() if file is None else read_manifest(file)
-    with session.router() as router:
-        try:
-            reply = router.call(router.policies.CheckPolicies, CheckPoliciesRequest(policies=manifest.policies))
-        except CallError as failure:
-            raise located(failure, file or "", manifest) from None
+    findings = _checked(session, file)
     if session.as_json:
-        print_document(as_document(reply))
-    elif reply.findings:
-        print_findings(reply.findings, console())
+        print_document({"findings": [as_document(finding) for finding in findings]})
+    elif findings:
+        print_findings(findings, console())
     else:
         console().print("Nothing is wrong with the policies taken together.")
-    if exit_code and grave(reply.findings):
+    if exit_code and grave(findings):
         raise typer.Exit(ExitCode.FOUND)
+
+
+def _checked(session: Session, file: str | None) -> Sequence[Finding]:
+    """Of what is in force, or would be once the file were applied."""
+    from pith.router.v1.policies_pb2 import ApplyRequest, CheckPoliciesRequest
+
+    if file is None:
+        with session.router() as router:
+            return router.call(router.policies.CheckPolicies, CheckPoliciesRequest()).findings
+    manifest = read_manifest(file)
+    request = ApplyRequest(directives=manifest.directives, policies=manifest.policies, validate_only=True)
+    with session.router() as router:
+        try:
+            return router.call(router.policies.Apply, request).findings
+        except CallError as failure:
+            raise located(failure, file, manifest) from None

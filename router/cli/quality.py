@@ -11,6 +11,7 @@ import typer
 from router.cli.command import Session, command
 from router.cli.completion import complete_task
 from router.cli.failures import CallError
+from router.cli.findings import print_why_unjudged
 from router.cli.output import coloured, console, details, dim, print_document, print_line, printable, table
 from router.cli.units import count, grams, joules, percent
 
@@ -103,6 +104,7 @@ def evaluate(
         return
     if not last.samples_done:
         console().print("No sample was judged.")
+        print_why_unjudged(session)
         return
     energy = joules(value(last, "energy_joules"))
     carbon = grams(value(last, "carbon_grams"))
@@ -164,9 +166,10 @@ def _status_lines(status: Status) -> Iterable[tuple[str, str | Text]]:
     last = f", the last at {moment(status, 'last_run_at')}" if status.HasField("last_run_at") else ""
     yield "evaluations", f"{count(status.evaluations)}{last}"
     yield "samples scored", count(status.samples_scored)
-    energy = joules(value(status, "energy_joules"))
-    carbon = grams(value(status, "carbon_grams"))
-    yield "spent on it", f"{energy}, {carbon} CO2e"
+    energy, carbon = value(status, "energy_joules"), value(status, "carbon_grams")
+    nothing = energy is None and carbon is None and not status.answers_generated
+    spent = "nothing yet" if nothing else f"{joules(energy)}, {grams(carbon)} CO2e"
+    yield "spent", f"{spent}, on evaluations and trials since it started"
     if status.last_fault:
         yield "last fault", coloured(status.last_fault, "red")
 

@@ -13,7 +13,7 @@ import typer
 from router.cli.clock import router_clock, set_time
 from router.cli.command import Session, command
 from router.cli.completion import complete_tenant
-from router.cli.output import console, dim, print_document, table
+from router.cli.output import console, dim, print_document, printable, table
 from router.cli.units import UNKNOWN, count, grams, interval, joules, percent
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _FIGURES = (
     *("requests", "prompt_tokens", "output_tokens", "energy_joules", "operational_grams", "embodied_grams"),
-    *("requests_without_energy", "energy_source", "rated_requests", "mean_rating"),
+    *("requests_without_energy", "requests_without_embodied", "energy_source", "rated_requests", "mean_rating"),
 )
 
 
@@ -102,15 +102,24 @@ def _energy_known(row: Report.Row) -> bool:
     return row.requests == 0 or row.requests_without_energy < row.requests
 
 
+def _embodied_known(row: Report.Row) -> bool:
+    """The same of the embodied carbon."""
+    return row.requests == 0 or row.requests_without_energy + row.requests_without_embodied < row.requests
+
+
 def _document(reply: Report) -> dict[str, Any]:
-    """The report, with null for sums over requests of which none has a known energy."""
+    """The report, with null for sums over requests of which none has a known energy, or embodied carbon."""
     from router.cli.document import as_document
 
     document = as_document(reply)
     shown = [*document["rows"], document["total"], document["evaluation"]]
     for row, found in zip(shown, [*reply.rows, reply.total, reply.evaluation], strict=True):
-        if row is not None and not _energy_known(found):
-            row.update(energy_joules=None, operational_grams=None, embodied_grams=None, energy_source=None)
+        if row is None:
+            continue
+        if not _energy_known(found):
+            row.update(energy_joules=None, operational_grams=None, energy_source=None)
+        if not _embodied_known(found):
+            row.update(embodied_grams=None)
     return document
 
 
@@ -133,14 +142,36 @@ def _print(reply: Report, by: Sequence[Dimension]) -> None:
         if row.requests_without_energy:
             missing = f"{count(row.requests_without_energy)} of {count(row.requests)} requests{label}"
             out.print(dim(f"The energy of {missing} is unknown; they are in no sum of energy or CO2e."))
+        if row.requests_without_embodied:
+            missing = f"{count(row.requests_without_embodied)} of {count(row.requests)} requests{label}"
+            out.print(dim(f"The embodied carbon of {missing} is unknown; their CO2e is that of their energy alone."))
     if not reply.HasField("counterfactual"):
         out.print("Without directives: unknown, too few requests were held back to say.")
         return
     found = reply.counterfactual
     method = f"; {found.carbon_grams.method}" if found.carbon_grams.method else ""
-    out.print(f"Without directives: {interval(found.carbon_grams, grams, ' CO2e')}")
-    out.print(f"Saved: {interval(found.saving, percent)}, what the evaluation cost deducted")
+    of = " of the requests covered" if found.uncovered_requests else ""
+    evaluation = (
+        "what the evaluation cost deducted"
+        if reply.HasField("evaluation")
+        else "without what the evaluation cost, which no tenant is charged"
+    )
+    out.print(f"Without directives{of}: {interval(found.carbon_grams, grams, ' CO2e')}")
+    out.print(f"Saved{of}: {interval(found.saving, percent)}, {evaluation}")
+    if found.uncovered_requests:
+        out.print(f"Not covered: {_uncovered(found)}; too few of their like were held back to say.")
     out.print(dim(f"From {count(found.held_back_requests)} requests held back at random{method}."))
+
+
+def _uncovered(found: Report.Counterfactual) -> str:
+    """How many requests under directives the estimate leaves out, and where the most of them are."""
+    parts = [
+        f"{count(part.requests)} of policy {printable(part.policy)}, task {printable(part.task) or '-'}"
+        for part in found.uncovered
+    ]
+    more = found.uncovered_requests - sum(part.requests for part in found.uncovered)
+    listed = "; ".join([*parts, *([f"{count(more)} of others"] if more else [])])
+    return f"{count(found.uncovered_requests)} requests under directives ({listed})"
 
 
 def _dimension(row: Report.Row, dimension: Dimension) -> str:
@@ -165,4 +196,7 @@ def _figures(row: Report.Row, rated: bool) -> tuple[str, ...]:
     source = word(row, "energy_source")
     partly = f", {count(row.requests_without_energy)} without" if row.requests_without_energy else ""
     carbon = row.operational_grams + row.embodied_grams
-    return (*tokens, joules(row.energy_joules), grams(carbon), grams(row.embodied_grams), source + partly, *ratings)
+    embodied = grams(row.embodied_grams) if _embodied_known(row) else UNKNOWN
+    if row.requests_without_embodied and _embodied_known(row):
+        embodied += f", {count(row.requests_without_embodied)} without"
+    return (*tokens, joules(row.energy_joules), grams(carbon), embodied, source + partly, *ratings)

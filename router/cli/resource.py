@@ -12,9 +12,11 @@ import typer
 from router.cli.change import Etag, Reason, Yes, confirm, require_given, set_given
 from router.cli.command import Session, command
 from router.cli.completion import complete_resource
+from router.cli.findings import print_findings
 from router.cli.output import console, details, print_document, table
 
 if TYPE_CHECKING:
+    from pith.router.v1.policies_pb2 import Finding
     from rich.text import Text
 
     from router.cli.connection import Connection
@@ -36,6 +38,8 @@ class Kind:
         row: cells of one in the table.
         facts: names and values of one, but for revision and etag.
         in_force, once_deleted: sentences for the help: what a change and a deletion come to.
+        once_changed: said when a change of one that was there before is made.
+        findings: what is probably not meant about one that was just made or changed.
     """
 
     noun: str
@@ -48,6 +52,8 @@ class Kind:
     facts: Callable[[Any], Iterable[tuple[str, str | Text]]]
     in_force: str
     once_deleted: str
+    once_changed: str = ""
+    findings: Callable[[Connection, Any], Sequence[Finding]] = lambda router, resource: ()
 
     @property
     def title(self) -> str:
@@ -110,6 +116,13 @@ def print_resource(session: Session, kind: Kind, resource: Any, remark: str = ""
     )
 
 
+def print_changed(session: Session, kind: Kind, router: Connection, resource: Any, remark: str = "") -> None:
+    """As `print_resource`; then, for people and not among the result, what is probably not meant about it."""
+    print_resource(session, kind, resource, remark)
+    if not session.as_json and (findings := kind.findings(router, resource)):
+        print_findings(findings, console(stderr=True))
+
+
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name.", autocompletion=complete_resource)]
 
 
@@ -139,7 +152,7 @@ def register(app: typer.Typer, kind: Kind) -> None:
         set_given(resource, given)
         with session.router() as router:
             created = kind.call(router, "Create", **{kind.noun: resource}, reason=reason)
-        print_resource(session, kind, created)
+            print_changed(session, kind, router, created)
 
     @command(app, "update", fields=kind.options, words=f"Changes what is given of a {kind.noun}. {kind.in_force}")
     def update(session: Session, given: dict[str, Any], name: Name, etag: Etag = None, reason: Reason = "") -> None:
@@ -150,7 +163,8 @@ def register(app: typer.Typer, kind: Kind) -> None:
             if changed:
                 resource.etag = etag or resource.etag
                 resource = kind.update(router, resource, changed, reason)
-        print_resource(session, kind, resource, "" if changed else "It is so already: nothing was changed.")
+            remark = kind.once_changed if changed else "It is so already: nothing was changed."
+            print_changed(session, kind, router, resource, remark)
 
     @command(app, "delete", words=f"Deletes a {kind.noun}. {kind.once_deleted}")
     def delete(session: Session, name: Name, yes: Yes = False, etag: Etag = None, reason: Reason = "") -> None:

@@ -12,7 +12,7 @@ from router.cli.command import Session, command
 from router.cli.differences import by_field, painted, unified
 from router.cli.failures import CallError
 from router.cli.output import console, print_document, printable, table
-from router.cli.resource import Kind, Name, print_resource
+from router.cli.resource import Kind, Name, print_changed
 
 _Number = typer.Argument(metavar="[REVISION]", min=1, max=2**32 - 1, help="See history.", show_default=False)
 
@@ -79,7 +79,8 @@ def register(app: typer.Typer, kind: Kind) -> None:
     @command(
         app,
         "rollback",
-        words=f"Makes an older revision's content the newest revision of a {kind.noun}. {kind.in_force}",
+        words=f"Makes an older revision's content the newest revision of a {kind.noun}, also of one that is deleted. "
+        f"{kind.in_force}",
     )
     def rollback(
         session: Session,
@@ -91,9 +92,10 @@ def register(app: typer.Typer, kind: Kind) -> None:
         reason: Reason = "",
     ) -> None:
         with session.router() as router:
-            present = etag or kind.get(router, name).etag
+            # Of the history, which one that is deleted has as well.
+            present = etag or getattr(kind.revisions(router, name)[0], kind.noun).etag
             restored = kind.call(router, "Rollback", name=name, revision=revision, etag=present, reason=reason)
-        print_resource(session, kind, restored)
+            print_changed(session, kind, router, restored, kind.once_changed)
 
 
 def _content(kind: Kind, revision: Any) -> Any:

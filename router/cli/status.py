@@ -12,7 +12,7 @@ from router.cli.output import coloured, console, details, print_document, table
 from router.cli.units import UNKNOWN, count, grams, joules, percent, rate, span
 
 if TYPE_CHECKING:
-    from pith.router.v1.reports_pb2 import RouterStatus
+    from pith.router.v1.reports_pb2 import ListEnginesResponse, RouterStatus
     from rich.console import RenderableType
     from rich.text import Text
 
@@ -23,17 +23,18 @@ def register(app: typer.Typer) -> None:
 
 def status(session: Session) -> None:
     """Shows how the router is. What it served since it started, the grid, budgets, and what it lacks."""
-    from pith.router.v1.reports_pb2 import GetStatusRequest
+    from pith.router.v1.reports_pb2 import GetStatusRequest, ListEnginesRequest
 
     from router.cli.document import as_document
 
     with session.router() as router:
         found = router.call(router.reports.GetStatus, GetStatusRequest())
-    if session.as_json:
-        print_document(as_document(found))
-        return
+        if session.as_json:
+            print_document(as_document(found))
+            return
+        engines = router.call(router.reports.ListEngines, ListEnginesRequest()).engines
     out = console()
-    out.print(details(_facts(found, session.router_address)))
+    out.print(details(_facts(found, engines, session.router_address)))
     for part in (served_table(found), budget_table(found)):
         if part is not None:
             out.print()
@@ -41,14 +42,31 @@ def status(session: Session) -> None:
 
 
 def grid(found: RouterStatus) -> str | Text:
-    """The grid's intensity, what it is of, and its age."""
+    """The grid's intensity, what it is of, and its age, which a constant has none of."""
     from router.cli.document import word
 
     if not found.HasField("intensity"):
         return coloured("unknown: no provider answers", "red")
     at = found.intensity
     of = ", ".join([f"{word(at, 'kind')} {word(at, 'scope')}", *([at.source] if at.source else [])])
-    return f"{at.g_per_kwh:.0f} g/kWh in {at.zone or 'an unnamed zone'} ({of}), {span(at.age_seconds)} old"
+    age = "" if at.source == "constant" else f", {span(at.age_seconds)} old"
+    return f"{at.g_per_kwh:.0f} g/kWh in {at.zone or 'an unnamed zone'} ({of}){age}"
+
+
+def engines_line(engines: Sequence[ListEnginesResponse.Engine]) -> Text:
+    """How many are ready, and what the others lack."""
+    from rich.text import Text
+
+    from router.cli.document import word
+
+    if not engines:
+        return coloured("none known", "red")
+    others = [(engine, state) for engine in engines if (state := word(engine, "state")) != "ready"]
+    parts = [Text(f"{count(len(engines) - len(others))} ready of {count(len(engines))}")]
+    parts += [
+        coloured(f"{engine.name} {state}{engine.fault and f': {engine.fault}'}", "red") for engine, state in others
+    ]
+    return Text("; ").join(parts)
 
 
 def ledger(found: RouterStatus) -> str | Text:
@@ -116,7 +134,9 @@ def budget_table(found: RouterStatus) -> RenderableType | None:
     return table(headings, rows, right=headings[1:4]) if rows else None
 
 
-def _facts(found: RouterStatus, address: str) -> Iterable[tuple[str, str | Text]]:
+def _facts(
+    found: RouterStatus, engines: Sequence[ListEnginesResponse.Engine], address: str
+) -> Iterable[tuple[str, str | Text]]:
     from router.cli.document import moment
 
     now = found.now.ToDatetime()
@@ -125,6 +145,7 @@ def _facts(found: RouterStatus, address: str) -> Iterable[tuple[str, str | Text]
     yield "up", f"{up}, since {moment(found, 'started_at')}"
     for fault in faults(found):
         yield "lacks", coloured(fault, "red")
+    yield "engines", engines_line(engines)
     failed = f", {count(found.failed_total)} of them failed" if found.failed_total else ""
     yield "requests", f"{count(found.requests_total)}{failed}; {count(found.in_flight)} in flight"
     yield "output tokens", count(found.output_tokens_total)

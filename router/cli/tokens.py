@@ -32,6 +32,15 @@ _PREFIX = "pith_"
 
 Role = Literal["client", "evaluator", "engine", "admin"]
 
+_TOKENS_FILES: dict[Role, str] = {
+    "client": "PITH_ROUTER_TOKENS_FILE names (for calls to the evaluator: PITH_EVALUATOR_TOKENS_FILE)",
+    "evaluator": "PITH_ROUTER_TOKENS_FILE names",
+    "engine": "PITH_ENGINE_TOKENS_FILE names",
+    "admin": "PITH_ROUTER_TOKENS_FILE names (for calls to engines or the evaluator: PITH_ENGINE_TOKENS_FILE, "
+    "PITH_EVALUATOR_TOKENS_FILE)",
+}
+"""Where a token of a role is needed: an evaluator shows its own to the router, the router its own to engines."""
+
 
 @command(app, "create")
 def create(
@@ -151,7 +160,7 @@ def bootstrap(
         print_document({"secret": secret, "entry": fields})
         return
     print(secret)
-    where = f"Its entry is added to {append_to}" if append_to else "For the file that PITH_ROUTER_TOKENS_FILE names"
+    where = f"Its entry is added to {append_to}" if append_to else f"For the file that {_TOKENS_FILES[role]}"
     print(f"{where}:\n\n{entry}", file=sys.stderr)
 
 

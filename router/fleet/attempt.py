@@ -19,7 +19,7 @@ from common.errors import (
     resource_exhausted,
     unavailable,
 )
-from router.fleet.engines import RETRY_AFTER_SECONDS, Engine, model_identity
+from router.fleet.engines import REFUSALS, RETRY_AFTER_SECONDS, Engine, model_identity, refused_token
 
 # First byte of a StreamGenerateResponse on the wire: the tag of field 2, length-delimited. Engine and router have the
 # same number for the same message there, so that these bytes are what the router's own client gets.
@@ -148,8 +148,8 @@ class Attempt:
     def _failure(self, error: grpc.aio.AioRpcError) -> Exception:
         """What to do about a status.
 
-        The breaker hears of lost and broken engines. A client's deadline, cancel or bad request says nothing of the
-        engine, and a full queue only that it is busy.
+        The breaker hears of engines that are lost, broken, or closed to this router. A client's deadline, cancel or
+        bad request says nothing of the engine, and a full queue only that it is busy.
         """
         told = from_rpc_error(error)
         match told.code:
@@ -157,6 +157,10 @@ class Attempt:
                 return deadline_exceeded()
             case code if code in _LOST:
                 return self._given_up(f"{code.name} {told.reason}", fault=told.reason != "DRAINING")
+            case code if code in REFUSALS:
+                why = refused_token(f"{code.name} {told.reason}")
+                self._engine.refuse(why)
+                return self._given_up(why)
             case code if code in _BROKEN:
                 return self._broken(f"{code.name} {told.reason}")
             case grpc.StatusCode.RESOURCE_EXHAUSTED:

@@ -27,6 +27,9 @@ RETRY_AFTER_SECONDS = 1.0
 DIGEST_CHARACTERS = 12
 """Of the model's digest, as cells have it: enough to tell models apart, short enough to read."""
 
+REFUSALS = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+"""An engine's answers to a token that is not known there, has expired, or is of another role."""
+
 log = structlog.get_logger("fleet")
 
 
@@ -51,6 +54,8 @@ class Engine:
         self.fault = "not reached yet"
         self.in_flight = 0
         self.progressed_at = 0.0
+        self._refused = False
+        self._watch: grpc.aio.UnaryStreamCall[control_pb2.WatchLoadRequest, control_pb2.Load] | None = None
         self._since_report = 0
         self._token = token
         self._tls = tls
@@ -108,7 +113,28 @@ class Engine:
         """The engine answered after a time without contact."""
         self.info = info
         self.fault = ""
-        self.breaker.reset()
+        # One that shows what it is and refuses requests is no better than before.
+        if not self._refused:
+            self.breaker.reset()
+        self._refused = False
+
+    def watch(self) -> grpc.aio.UnaryStreamCall[control_pb2.WatchLoadRequest, control_pb2.Load]:
+        """Its reports of load, until it ends them or `refuse` does."""
+        self._watch = self.control.WatchLoad(control_pb2.WatchLoadRequest())
+        return self._watch
+
+    @property
+    def refused(self) -> bool:
+        """It refused a request's token since it was last reached."""
+        return self._refused
+
+    def refuse(self, fault: str) -> None:
+        """It refused the token with a request. A watch that it let in before goes on there, so it is ended here: then
+        the engine is asked anew, with the token."""
+        if self._watch is not None and not self._refused:
+            self.lose(fault)
+            self._refused = True
+            self._watch.cancel()
 
     def report(self, load: control_pb2.Load) -> None:
         if self.load is None or load.output_tokens_total != self.load.output_tokens_total:
@@ -119,6 +145,7 @@ class Engine:
     def lose(self, fault: str) -> None:
         self.load = None
         self.fault = fault
+        self._refused = False
 
     async def reconnect(self) -> None:
         """A new channel, so that the next attempt is made now and not when gRPC's own backoff allows it.
@@ -235,21 +262,45 @@ class Engines:
                 )
                 engine.reached(info)
                 log.info("engine reached", engine=engine.name, address=engine.address, model=engine.identity)
-                async for load in engine.control.WatchLoad(control_pb2.WatchLoadRequest()):
+                async for load in engine.watch():
                     failures = 0
                     engine.report(load)
                     self._on_change()
-                fault = "it ended its load reports"
+                fault, lost = "it ended its load reports", True
             except grpc.aio.AioRpcError as error:
-                fault = f"{error.code().name}: {error.details()}"
+                fault, lost = self._fault(error), True
+            except asyncio.CancelledError:
+                # The end of the watch by `refuse` looks like the end of the task.
+                task = asyncio.current_task()
+                if not engine.refused or (task and task.cancelling()):
+                    raise
+                fault, lost = engine.fault, False
             if engine.load is not None or failures == 0:
                 log.warning("engine unreachable", engine=engine.name, address=engine.address, fault=fault)
-            engine.lose(fault)
+            if lost:
+                engine.lose(fault)
             self._on_change()
             failures += 1
             pause = backoff_seconds(failures, self._first_backoff_seconds, self._max_backoff_seconds, self._rng)
             await asyncio.sleep(pause)
             await engine.reconnect()
+
+    def _fault(self, error: grpc.aio.AioRpcError) -> str:
+        """What went wrong, and where the router's own settings are the likely cause, which."""
+        said = f"{error.code().name}: {error.details()}"
+        if error.code() in REFUSALS:
+            return refused_token(said)
+        # All that is seen of a server that misses the client's certificate.
+        without = self._tls is not None and self._tls.certificate is None
+        if without and "Socket closed" in (error.details() or ""):
+            settings = "PITH_ROUTER_ENGINE_TLS_CERTIFICATE and PITH_ROUTER_ENGINE_TLS_KEY"
+            return f"{said}; an engine with tls_client_ca asks for a certificate: {settings}"
+        return said
+
+
+def refused_token(said: str) -> str:
+    """A fault, with what an operator can do about it."""
+    return f"{said}; the engine refuses the router's token, PITH_ROUTER_ENGINE_TOKEN"
 
 
 def model_identity(model: str, digest: str) -> str:

@@ -11,6 +11,8 @@ from router.directives.levels import PRIOR_RELATIVE_CARBON
 MEMORY_REQUESTS = 2_000
 """Beyond this many, a mean forgets exponentially, so that it follows traffic that changes."""
 UNKNOWN_DIRECTIVE_PRIOR = 0.5
+MAX_CELLS = 10_000
+"""Kept at once: a task is any string that a caller names. The one that was longest not served goes first."""
 PRIOR_REQUESTS = 20
 """How many observed requests the prior is worth."""
 
@@ -32,7 +34,7 @@ class CostBook:
         self._costs: dict[Cell, Cost] = dict(observed or {})
 
     def observe(self, cell: Cell, energy_joules: float, busy_seconds: float, output_tokens: int) -> None:
-        old = self._costs.get(cell, Cost(0.0, 0.0, 0.0, 0))
+        old = self._costs.pop(cell, Cost(0.0, 0.0, 0.0, 0))
         requests = old.requests + 1
         weight = 1.0 / min(requests, MEMORY_REQUESTS)
         self._costs[cell] = Cost(
@@ -41,6 +43,8 @@ class CostBook:
             old.output_tokens + weight * (output_tokens - old.output_tokens),
             requests,
         )
+        if len(self._costs) > MAX_CELLS:
+            del self._costs[next(iter(self._costs))]
 
     def observed(self, cell: Cell) -> Cost | None:
         return self._costs.get(cell)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from common.quality.estimates import Cell
 from router.directives.levels import L0
-from router.optimizer.costs import MEMORY_REQUESTS, PRIOR_REQUESTS
+from router.optimizer.costs import MAX_CELLS, MEMORY_REQUESTS, PRIOR_REQUESTS
 
 SHORTEST_SECONDS: Final = 0.001
 LONGEST_SECONDS: Final = 3_600.0
@@ -56,7 +56,11 @@ class LatencyBook:
     def observe(self, cell: Cell, seconds: float) -> None:
         """Takes an answer's time; one that is not above 0 says nothing."""
         if seconds > 0 and math.isfinite(seconds):
-            self._histograms.setdefault(cell, _Histogram()).add(seconds)
+            histogram = self._histograms.pop(cell, None) or _Histogram()
+            histogram.add(seconds)
+            self._histograms[cell] = histogram
+            if len(self._histograms) > MAX_CELLS:
+                del self._histograms[next(iter(self._histograms))]
 
     def late_share(self, cell: Cell, seconds: float) -> float | None:
         """Share of answers that take longer than `seconds`; None where neither the cell nor L0's was observed.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from scipy.special import stdtrit
 
 from common.quality.estimates import Cell
-from router.counterfactual import Interval
+from common.quality.interval import Interval
 from router.replay.recorded import CellCost
 
 MIN_REQUESTS = 10

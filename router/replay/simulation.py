@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime
 
 from common.quality.estimates import Cell
-from router.counterfactual import Interval
+from common.quality.interval import Interval
 from router.directives.decide import Decision, Facts, Reason, Snapshot, decide
 from router.directives.policy import Mode, Policy, Trait, WhenSpent, match
 from router.optimizer.costs import CostBook

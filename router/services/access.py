@@ -15,7 +15,7 @@ from pith.router.v1 import access_pb2_grpc
 
 from common.auth import DEFAULT_TENANT, Authenticator, Role, current_request
 from common.clock import Clock
-from common.errors import Violations, already_exists, not_found
+from common.errors import Violations, already_exists, failed_precondition, not_found
 from common.grpc_server import Context
 from common.limits import MAX_ID_CHARACTERS
 from router import convert, pagination
@@ -41,7 +41,7 @@ class AccessService(access_pb2_grpc.AccessServicer):
     """Every change is one transaction, in force here when the call returns.
 
     Args:
-        authenticator: Asked only whether this router asks for tokens at all.
+        authenticator: Asked whether this router asks for tokens at all, and which names its tokens file has taken.
         draw: Random bytes of a secret, that many; nobody must be able to guess them.
     """
 
@@ -78,6 +78,8 @@ class AccessService(access_pb2_grpc.AccessServicer):
                 f"is {expires_at.isoformat()}; must be after the present, {now.isoformat()}",
             )
         faults.raise_if_any()
+        if self._authenticator.is_of_file(request.name):
+            raise already_exists("token of the tokens file", request.name)
         secret = PREFIX + base64.urlsafe_b64encode(self._draw(SECRET_BYTES)).decode().rstrip("=")
         token = StoredToken(
             name=request.name,
@@ -111,6 +113,12 @@ class AccessService(access_pb2_grpc.AccessServicer):
             access = AccessRepository(connection)
             await access.revoke_token(request.name, self._clock.now(), _caller())
             token = await access.token(request.name)
+            if token is None and self._authenticator.is_of_file(request.name):
+                raise failed_precondition(
+                    "IN_USE",
+                    f"token {request.name!r} is of the tokens file; taken out of there, it is refused within 5 s",
+                    {"resource": "token", "name": request.name, "used_by": "the tokens file"},
+                )
             if token is None:
                 raise not_found("token", request.name)
         await self._keeper.refresh()

@@ -12,7 +12,7 @@ from common.auth import Role
 from common.clock import Clock
 from common.errors import Violations, already_exists, failed_precondition, not_found
 from common.grpc_server import Context
-from router import convert, limits, pagination
+from router import limits, pagination, policy_messages
 from router.directives.levels import L0
 from router.field_mask import merge
 from router.revision import BEFORE_ALL, FIXED, check_change, existing, name_of, stamped, unchanged
@@ -41,7 +41,7 @@ class DirectivesService(directives_pb2_grpc.DirectivesServicer):
         limits.check_directive(faults, request.directive)
         limits.check_text(faults, "reason", request.reason)
         faults.raise_if_any()
-        given = convert.to_directive(request.directive)
+        given = policy_messages.to_directive(request.directive)
         async with self._database.changing() as connection:
             directives = DirectiveRepository(connection)
             if await directives.get(given.name):
@@ -49,19 +49,19 @@ class DirectivesService(directives_pb2_grpc.DirectivesServicer):
             created = stamped(given, await directives.last_revision(given.name) + 1, self._clock.now())
             await directives.add(created, Action.CREATE, request.reason)
         await self._keeper.refresh()
-        return convert.from_directive(created)
+        return policy_messages.from_directive(created)
 
     async def GetDirective(self, request: pb.GetDirectiveRequest, context: Context) -> pb.Directive:
         async with self._database.reading() as connection:
             found = L0 if request.name == L0.name else await DirectiveRepository(connection).get(request.name)
-        return convert.from_directive(existing("directive", request.name, found))
+        return policy_messages.from_directive(existing("directive", request.name, found))
 
     async def ListDirectives(self, request: pb.ListDirectivesRequest, context: Context) -> pb.ListDirectivesResponse:
         async with self._database.reading() as connection:
             stored = await DirectiveRepository(connection).all()
         every = sorted((L0, *stored), key=name_of)
         page, token = pagination.page("directives", every, name_of, "", request.page_size, request.page_token)
-        return pb.ListDirectivesResponse(directives=map(convert.from_directive, page), next_page_token=token)
+        return pb.ListDirectivesResponse(directives=map(policy_messages.from_directive, page), next_page_token=token)
 
     async def UpdateDirective(self, request: pb.UpdateDirectiveRequest, context: Context) -> pb.Directive:
         given = request.directive
@@ -70,18 +70,18 @@ class DirectivesService(directives_pb2_grpc.DirectivesServicer):
             directives = DirectiveRepository(connection)
             current = L0 if given.name == L0.name else await directives.get(given.name)
             current = unchanged("directive", given.name, current, given.etag)
-            message = merge(convert.from_directive(current), given, request.update_mask, FIXED)
+            message = merge(policy_messages.from_directive(current), given, request.update_mask, FIXED)
             faults = Violations()
             limits.check_directive(faults, message)
             faults.raise_if_any()
-            updated = convert.to_directive(message)
+            updated = policy_messages.to_directive(message)
             # Every field but the name is one that answers depend on; without a change, bounds stay valid.
             if replace(updated, revision=current.revision) == current:
-                return convert.from_directive(current)
+                return policy_messages.from_directive(current)
             updated = stamped(updated, current.revision + 1, self._clock.now())
             await directives.add(updated, Action.UPDATE, request.reason)
         await self._keeper.refresh()
-        return convert.from_directive(updated)
+        return policy_messages.from_directive(updated)
 
     async def DeleteDirective(self, request: pb.DeleteDirectiveRequest, context: Context) -> Empty:
         if request.name == L0.name:
@@ -116,7 +116,7 @@ class DirectivesService(directives_pb2_grpc.DirectivesServicer):
         return pb.ListDirectiveRevisionsResponse(
             revisions=[
                 pb.DirectiveRevision(
-                    directive=convert.from_directive(r.directive), action=r.action.value, reason=r.reason
+                    directive=policy_messages.from_directive(r.directive), action=r.action.value, reason=r.reason
                 )
                 for r in page
             ],
@@ -127,15 +127,20 @@ class DirectivesService(directives_pb2_grpc.DirectivesServicer):
         check_change("", request.name, request.etag, request.reason)
         async with self._database.changing() as connection:
             directives = DirectiveRepository(connection)
-            current = unchanged("directive", request.name, await directives.get(request.name), request.etag)
+            # Of one that is deleted, the deletion.
+            newest = await directives.revisions(request.name, 1)
+            present = newest[0].directive if newest else None
+            current = unchanged("directive", request.name, present, request.etag)
             older = await directives.revision(request.name, min(request.revision, limits.MAX_REVISION))
             if older is None:
                 raise not_found("revision of directive", f"{request.name}/{request.revision}")
             # It may be from before a rule that holds now.
             faults = Violations()
-            limits.check_directive(faults, convert.from_directive(older.directive), f"revision {request.revision}")
+            limits.check_directive(
+                faults, policy_messages.from_directive(older.directive), f"revision {request.revision}"
+            )
             faults.raise_if_any()
             restored = stamped(older.directive, current.revision + 1, self._clock.now())
             await directives.add(restored, Action.ROLLBACK, request.reason)
         await self._keeper.refresh()
-        return convert.from_directive(restored)
+        return policy_messages.from_directive(restored)

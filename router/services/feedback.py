@@ -15,7 +15,7 @@ from common.clock import Clock
 from common.errors import failed_precondition, not_found
 from common.grpc_server import Context
 from common.quality.estimates import Cell
-from router import convert, pagination
+from router import convert, pagination, policy_messages
 from router.directives.decide import Snapshot
 from router.directives.levels import L0
 from router.directives.policy import Policy
@@ -154,12 +154,15 @@ class FeedbackService(feedback_pb2_grpc.FeedbackServicer):
     def _target(self, cell: Cell, policies: Sequence[Policy], snapshot: Snapshot) -> pb.EvaluationPlan.Target:
         floors = sorted({(policy.floor_kind, policy.floor) for policy in policies})
         bound = snapshot.bounds.get(cell)
+        # Samples carry the grader of their policy, and only those of this one are judged: one that keeps some is first.
+        graded = sorted((p for p in policies if p.grader), key=lambda policy: policy.sample_share == 0)
         return pb.EvaluationPlan.Target(
             cell=convert.from_cell(cell),
             floors=[
-                pb.EvaluationPlan.Floor(quality=quality, kind=convert.from_floor_kind(kind)) for kind, quality in floors
+                pb.EvaluationPlan.Floor(quality=quality, kind=policy_messages.from_floor_kind(kind))
+                for kind, quality in floors
             ],
-            grader=next((policy.grader for policy in policies if policy.grader), ""),
+            grader=graded[0].grader if graded else "",
             directive_revision=snapshot.directives[cell.directive].revision,
             relative_carbon=self._relative_carbon(cell),
             bound=convert.from_bound(bound) if bound else None,
@@ -224,7 +227,7 @@ def _changes(
                         cell=convert.from_cell(cell),
                         policy=policy.name,
                         open=opened,
-                        floor_kind=convert.from_floor_kind(policy.floor_kind),
+                        floor_kind=policy_messages.from_floor_kind(policy.floor_kind),
                     )
                 )
     return changes

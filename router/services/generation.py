@@ -11,18 +11,19 @@ from pith.common.v1 import text_pb2
 from pith.engine.v1 import inference_pb2
 from pith.router.v1 import generation_pb2
 
-from common.auth import RequestContext, Role, current_request
+from common.auth import RequestContext, Role, current_request, note_asked
 from common.clock import Clock
 from common.grpc_server import Context
-from router.accounting import Accountant, Answered, answer_text, sample_wanted
+from router.accounting import Accountant, Answered, answer_text
 from router.admission import Admission, Admitted
 from router.answers import Answers
-from router.convert import from_decision, from_turns, from_variables
+from router.convert import from_decision, from_turns
 from router.directives.compile import Compiled, apply
 from router.directives.decide import Decision
 from router.fleet.dispatch import Dispatcher, Opened
 from router.fleet.engines import Engine, Engines, model_identity
 from router.outcomes import Outcomes
+from router.policy_messages import from_variables
 
 SERVICE = generation_pb2.DESCRIPTOR.services_by_name["Generation"]
 ROLES = {
@@ -122,7 +123,7 @@ class GenerationService:
             decision = self._admission.decide(admitted, model)
         compiled = _compile(admitted, decision)
         # A sample's other levels are generated here.
-        wanted = served != "" and sample_wanted(admitted.request, admitted.request_id, decision)
+        wanted = served != "" and self._accountant.sample_wanted(admitted.request, admitted.request_id, decision)
         key = (admitted.tenant, admitted.request_id)
         return generation_pb2.DecideResponse(
             decision_id=self._outcomes.seal(admitted.request, key, model, decision, sample_wanted=wanted),
@@ -137,13 +138,18 @@ class GenerationService:
     async def ReportOutcome(
         self, request: generation_pb2.ReportOutcomeRequest, context: Context
     ) -> generation_pb2.ReportOutcomeResponse:
-        self._outcomes.report(request, _caller().principal)
+        caller = _caller().principal
+        with self._admission.of_tenant(caller.tenant):
+            self._outcomes.report(request, caller)
         return generation_pb2.ReportOutcomeResponse()
 
     async def RateAnswer(
         self, request: generation_pb2.RateAnswerRequest, context: Context
     ) -> generation_pb2.RateAnswerResponse:
-        await self._outcomes.rate(request, _caller().principal)
+        note_asked(request.request_id)
+        caller = _caller().principal
+        with self._admission.of_tenant(caller.tenant):
+            await self._outcomes.rate(request, caller)
         return generation_pb2.RateAnswerResponse()
 
     async def _answer(self, admitted: Admitted) -> AsyncGenerator[Event]:
@@ -167,7 +173,25 @@ class GenerationService:
         model = request.model or self._default_model
         started = generation_pb2.Started()
         opened: Opened | None = None
+        settled = False
         deltas: list[bytes] = []
+
+        def answered(finished: inference_pb2.Finished, request_id: str) -> Answered:
+            assert opened is not None and decision is not None
+            return Answered(
+                request=request,
+                tenant=admitted.tenant,
+                request_id=request_id,
+                turns=admitted.turns,
+                decision=decision,
+                model=model_identity(opened.started.model, opened.started.model_digest),
+                engine=opened.engine,
+                seed=seed,
+                finished=finished,
+                started_at=admitted.started_at,
+                seconds=self._clock.monotonic() - began,
+            )
+
         try:
             self._admission.check_budget(admitted)
             stream = self._dispatcher.stream(model, prepare, caller.remaining_seconds, deltas)
@@ -186,21 +210,9 @@ class GenerationService:
                         )
                         yield started
                     else:
-                        assert opened is not None and decision is not None
-                        answered = Answered(
-                            request=request,
-                            tenant=admitted.tenant,
-                            request_id=admitted.request_id,
-                            turns=admitted.turns,
-                            decision=decision,
-                            model=model_identity(opened.started.model, opened.started.model_digest),
-                            engine=opened.engine,
-                            seed=seed,
-                            finished=event,
-                            started_at=admitted.started_at,
-                            seconds=self._clock.monotonic() - began,
-                        )
-                        finished = self._accountant.settle(answered, lambda: answer_text(deltas))
+                        settled = True
+                        whole = answered(event, admitted.request_id)
+                        finished = self._accountant.settle(whole, lambda: answer_text(deltas))
                         # Before the caller hears of the end: who asks again after that gets this very answer.
                         if key:
                             answer = KeptAnswer(started, tuple(deltas), finished)
@@ -209,8 +221,23 @@ class GenerationService:
                             self._answers.remember([(admitted.tenant, admitted.request_id)])
                         yield finished
         finally:
+            if opened is not None and not settled:
+                # Whose client went away, whose time was up, whose engine was lost: its tokens were made all the same.
+                # The id stays free for the whole answer.
+                broken_off = f"{admitted.request_id}@{admitted.started_at.isoformat()}"
+                self._accountant.settle(answered(_broken_off(opened, deltas), broken_off), None, sampled=False)
             if key:
                 self._answers.release(key)
+
+
+def _broken_off(opened: Opened, deltas: Sequence[bytes]) -> inference_pb2.Finished:
+    """As much of an end as is known of an answer that has none; what energy it took is not."""
+    pieces = (inference_pb2.StreamGenerateResponse.FromString(delta).delta for delta in deltas)
+    usage = text_pb2.Usage(
+        prompt_tokens=len(opened.started.prompt_token_ids),
+        output_tokens=sum(len(piece.token_ids) for piece in pieces),
+    )
+    return inference_pb2.Finished(reason=text_pb2.FINISH_REASON_ABORTED, usage=usage)
 
 
 def _caller() -> RequestContext:

@@ -20,7 +20,7 @@ from common.errors import (
     not_found,
 )
 from common.grpc_server import Context
-from router import convert, limits, pagination
+from router import convert, limits, pagination, policy_messages
 from router.apply import Change, check_names, work_out, write
 from router.conflicts import find_conflicts
 from router.directives.decide import Snapshot, Spent, nothing_spent
@@ -87,24 +87,24 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
             known = {directive.name for directive in await DirectiveRepository(connection).all()}
             limits.check_policy(faults, request.policy, known)
             faults.raise_if_any()
-            given = convert.to_policy(request.policy)
+            given = policy_messages.to_policy(request.policy)
             if await policies.get(given.name):
                 raise already_exists("policy", given.name)
             created = stamped(given, await policies.last_revision(given.name) + 1, self._clock.now())
             await policies.add(created, Action.CREATE, request.reason)
         await self._keeper.refresh()
-        return convert.from_policy(created)
+        return policy_messages.from_policy(created)
 
     async def GetPolicy(self, request: pb.GetPolicyRequest, context: Context) -> pb.Policy:
         async with self._database.reading() as connection:
             found = await PolicyRepository(connection).get(request.name)
-        return convert.from_policy(existing("policy", request.name, found))
+        return policy_messages.from_policy(existing("policy", request.name, found))
 
     async def ListPolicies(self, request: pb.ListPoliciesRequest, context: Context) -> pb.ListPoliciesResponse:
         async with self._database.reading() as connection:
             every = await PolicyRepository(connection).all()
         page, token = pagination.page("policies", every, name_of, "", request.page_size, request.page_token)
-        return pb.ListPoliciesResponse(policies=map(convert.from_policy, page), next_page_token=token)
+        return pb.ListPoliciesResponse(policies=map(policy_messages.from_policy, page), next_page_token=token)
 
     async def UpdatePolicy(self, request: pb.UpdatePolicyRequest, context: Context) -> pb.Policy:
         given = request.policy
@@ -112,18 +112,18 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
         async with self._database.changing() as connection:
             policies = PolicyRepository(connection)
             current = unchanged("policy", given.name, await policies.get(given.name), given.etag)
-            message = merge(convert.from_policy(current), given, request.update_mask, FIXED)
+            message = merge(policy_messages.from_policy(current), given, request.update_mask, FIXED)
             faults = Violations()
             known = {directive.name for directive in await DirectiveRepository(connection).all()}
             limits.check_policy(faults, message, known)
             faults.raise_if_any()
-            updated = convert.to_policy(message)
+            updated = policy_messages.to_policy(message)
             if replace(updated, revision=current.revision) == current:
-                return convert.from_policy(current)
+                return policy_messages.from_policy(current)
             updated = stamped(updated, current.revision + 1, self._clock.now())
             await policies.add(updated, Action.UPDATE, request.reason)
         await self._keeper.refresh()
-        return convert.from_policy(updated)
+        return policy_messages.from_policy(updated)
 
     async def DeletePolicy(self, request: pb.DeletePolicyRequest, context: Context) -> Empty:
         check_change("", request.name, request.etag, request.reason)
@@ -149,7 +149,7 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
         page = found[:size]
         return pb.ListPolicyRevisionsResponse(
             revisions=[
-                pb.PolicyRevision(policy=convert.from_policy(r.policy), action=r.action.value, reason=r.reason)
+                pb.PolicyRevision(policy=policy_messages.from_policy(r.policy), action=r.action.value, reason=r.reason)
                 for r in page
             ],
             next_page_token=pagination.write_token(kind, page[-1].policy.revision) if len(found) > size else "",
@@ -159,7 +159,10 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
         check_change("", request.name, request.etag, request.reason)
         async with self._database.changing() as connection:
             policies = PolicyRepository(connection)
-            current = unchanged("policy", request.name, await policies.get(request.name), request.etag)
+            # Of one that is deleted, the deletion.
+            newest = await policies.revisions(request.name, 1)
+            present = newest[0].policy if newest else None
+            current = unchanged("policy", request.name, present, request.etag)
             older = await policies.revision(request.name, min(request.revision, limits.MAX_REVISION))
             if older is None:
                 raise not_found("revision of policy", f"{request.name}/{request.revision}")
@@ -171,7 +174,7 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
             restored = stamped(older.policy, current.revision + 1, self._clock.now())
             await policies.add(restored, Action.ROLLBACK, request.reason)
         await self._keeper.refresh()
-        return convert.from_policy(restored)
+        return policy_messages.from_policy(restored)
 
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:
         asked = request.request
@@ -191,7 +194,7 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
         limits.check_policy(faults, request.policy, snapshot.directives.keys() - {L0.name})
         start, end = read_window(faults, request, now)
         faults.raise_if_any()
-        candidate = convert.to_policy(request.policy)
+        candidate = policy_messages.to_policy(request.policy)
         start = start or before(end, DEFAULT_SPAN)
         return _from_simulated(await self._simulator.simulate(candidate, start, end, snapshot, now))
 
@@ -203,7 +206,7 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
         for index, policy in enumerate(request.policies):
             limits.check_policy(faults, policy, set(policy.directives), f"policies[{index}]")
         faults.raise_if_any()
-        given = {policy.name: convert.to_policy(policy) for policy in request.policies}
+        given = {policy.name: policy_messages.to_policy(policy) for policy in request.policies}
         snapshot = self._keeper.snapshot
         others = (policy for policy in snapshot.policies if policy.name not in given)
         findings = await self._findings(replace(snapshot, policies=(*others, *given.values())))
@@ -246,9 +249,9 @@ def _from_change(change: Change[Directive] | Change[Policy]) -> pb.ApplyResponse
     message = pb.ApplyResponse.Change()
     for when, resource in (("before", change.before), ("after", change.after)):
         if isinstance(resource, Directive):
-            getattr(message, f"directive_{when}").CopyFrom(convert.from_directive(resource))
+            getattr(message, f"directive_{when}").CopyFrom(policy_messages.from_directive(resource))
         elif resource is not None:
-            getattr(message, f"policy_{when}").CopyFrom(convert.from_policy(resource))
+            getattr(message, f"policy_{when}").CopyFrom(policy_messages.from_policy(resource))
     return message
 
 

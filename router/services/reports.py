@@ -134,6 +134,7 @@ def _row(values: Mapping[str, Any], totals: Totals) -> pb.Report.Row:
         operational_grams=totals.operational_grams,
         embodied_grams=totals.embodied_grams,
         requests_without_energy=totals.requests_without_energy,
+        requests_without_embodied=totals.requests_without_embodied,
         energy_source=(
             convert.from_energy_source(totals.energy_source)
             if totals.energy_source

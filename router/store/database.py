@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -19,6 +21,9 @@ from router.store.tables import changes
 BUSY_TIMEOUT_SECONDS = 5
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg"}
 _WRITES = "pith_writes"
+_NOT_AS_IT_SHOULD_BE = ("42P01", "42703", "42501", "3F000")
+"""SQLSTATE: a table, column or schema that is not there, or may not be touched. It is being restored or migrated: what
+was to be written waits."""
 
 
 class StoreUnavailable(PithError):  # noqa: N818
@@ -82,9 +87,15 @@ class Database:
             StoreUnavailable: the database cannot be reached.
         """
         if self.url.get_backend_name() == "sqlite" and self.url.database:
-            await asyncio.to_thread(Path(self.url.database).parent.mkdir, parents=True, exist_ok=True)
+            await asyncio.to_thread(_make_private, Path(self.url.database))
         with _failures():
             await asyncio.to_thread(migrate.upgrade, self.url)
+
+    async def forget_erased(self) -> None:
+        """Empties SQLite's log of what has been written, where erased text stays until it is written over. As far as
+        readers let it: what they still see goes with the next time."""
+        if self.url.get_backend_name() == "sqlite":
+            await asyncio.to_thread(_truncate_log, str(self.url.database))
 
     async def close(self) -> None:
         await self._engine.dispose()
@@ -146,9 +157,25 @@ def _configure_sqlite(dbapi_connection: Any, _record: object) -> None:
         "synchronous=NORMAL",
         f"busy_timeout={BUSY_TIMEOUT_SECONDS * 1000}",
         "foreign_keys=ON",
+        # What is erased is written over.
+        "secure_delete=ON",
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _make_private(path: Path) -> None:
+    """Makes the file, if it is not there, for its owner alone: it holds what users and models said. SQLite gives its
+    other files the same mode."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Where that fails, SQLite says why.
+    with contextlib.suppress(OSError):
+        path.touch(mode=0o600)
+
+
+def _truncate_log(path: str) -> None:
+    with contextlib.closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -161,8 +188,10 @@ def _begin_sqlite(connection: Connection) -> None:
 def _failures() -> Iterator[None]:
     try:
         yield
-    except (exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSupportedError):
-        raise  # a fault of ours, not of the database
+    except (exc.IntegrityError, exc.ProgrammingError, exc.DataError, exc.NotSupportedError) as error:
+        if getattr(error.orig, "sqlstate", None) not in _NOT_AS_IT_SHOULD_BE:
+            raise  # a fault of ours, not of the database
+        raise StoreUnavailable(str(error.orig).partition("\n")[0]) from error
     except (exc.DBAPIError, exc.TimeoutError) as error:
         # After its first line, a database may quote the row.
         raise StoreUnavailable(str(getattr(error, "orig", None) or error).partition("\n")[0]) from error

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import delete, insert, select, tuple_, update
+from sqlalchemy import delete, insert, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from router.store.tables import answers, changes, erasures, ratings, samples
+from router.store.tables import answers, erasures, ratings, samples
 
 
 class ErasureRepository:
@@ -40,7 +40,9 @@ class ErasureRepository:
         A change waits for who shares the row that is its lock. So an erasure that is recorded later finds what this
         transaction has written.
         """
-        await self._connection.execute(select(changes.c.counter).with_for_update(read=True))
+        if self._connection.dialect.name == "postgresql":
+            # Not the row: those who share a row overtake a change that waits for it, for as long as they keep coming.
+            await self._connection.execute(text("LOCK TABLE changes IN SHARE MODE"))
         query = select(erasures).where(erasures.c.tenant.in_(tenants))
         return {row.tenant: row.before for row in await self._connection.execute(query)}
 

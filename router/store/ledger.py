@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import Row, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.quality.estimates import Cell
@@ -18,6 +18,9 @@ from router.store.spending import SpendingRepository, day_of
 from router.store.tables import ledger
 from router.store.upsert import insert_new
 
+_TAKEN_FOR = timedelta(hours=24)
+"""A request id, by contract."""
+
 
 class LedgerRepository:
     """Within one transaction; `add_many` within `Database.writing`."""
@@ -27,10 +30,35 @@ class LedgerRepository:
 
     async def add_many(self, entries: Sequence[LedgerEntry]) -> None:
         """Idempotent by (tenant, request_id): the first entry stays, and only it counts as spent."""
-        columns = ledger.c.policy, ledger.c.started_at, ledger.c.operational_grams, ledger.c.embodied_grams
+        columns = (
+            ledger.c.policy,
+            ledger.c.engine,
+            ledger.c.started_at,
+            ledger.c.operational_grams,
+            ledger.c.embodied_grams,
+        )
         rows = [_row(entry) for entry in entries]
         added = await insert_new(self._connection, ledger, rows, ("tenant", "request_id"), columns)
+        if len(added) < len(rows):
+            more = await self._of_ids_used_again(rows)
+            added = [*added, *await insert_new(self._connection, ledger, more, ("tenant", "request_id"), columns)]
         await SpendingRepository(self._connection).add(_grams(added))
+
+    async def _of_ids_used_again(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Those whose id stands for another request, with an id that says so: of another day, as an id is taken for 24
+        hours, or answered by an engine of ours where the other was the caller's own."""
+        key = tuple_(ledger.c.tenant, ledger.c.request_id)
+        query = select(ledger.c.tenant, ledger.c.request_id, ledger.c.started_at, ledger.c.engine)
+        found = await self._connection.execute(query.where(key.in_([(r["tenant"], r["request_id"]) for r in rows])))
+        first = {(row.tenant, row.request_id): row for row in found}
+        again = []
+        for row in rows:
+            other = first.get((row["tenant"], row["request_id"]))
+            if other is None:
+                continue
+            if abs(row["started_at"] - other.started_at) >= _TAKEN_FOR or (row["engine"] == "") != (other.engine == ""):
+                again.append({**row, "request_id": f"{row['request_id']}@{row['started_at'].isoformat()}"})
+        return again
 
     async def recent(self, since: datetime, limit: int) -> tuple[tuple[str, str], ...]:
         """(tenant, request_id) of at most `limit` requests that started at `since` or later, newest first."""
@@ -50,10 +78,13 @@ class LedgerRepository:
         """What requests with known energy cost by cell, of the directives' present revisions.
 
         Without evaluation: an engine that judges at a quiet hour shares each step among fewer, so the same request
-        costs more there than in traffic, and a directive would look dearer than it is.
+        costs more there than in traffic, and a directive would look dearer than it is. What callers told of engines of
+        their own counts only for cells that no engine of ours has answered.
         """
+        callers_own = (ledger.c.engine == "").label("callers_own")
         query = (
             select(
+                callers_own,
                 ledger.c.model,
                 ledger.c.task,
                 ledger.c.directive,
@@ -64,12 +95,12 @@ class LedgerRepository:
                 func.count().label("requests"),
             )
             .where(ledger.c.energy_joules.is_not(None), ledger.c.evaluation_sample_id == "")
-            .group_by(ledger.c.model, ledger.c.task, ledger.c.directive, ledger.c.directive_revision)
+            .group_by(callers_own, ledger.c.model, ledger.c.task, ledger.c.directive, ledger.c.directive_revision)
         )
         if since is not None:
             query = query.where(ledger.c.started_at >= since)
         costs = {}
-        for row in await self._connection.execute(query):
+        for row in sorted(await self._connection.execute(query), key=lambda row: not row.callers_own):
             directive = L0 if row.directive == L0.name else directives.get(row.directive)
             if directive is not None and row.directive_revision == directive.revision:
                 # PostgreSQL's mean of whole numbers is a Decimal.
@@ -82,13 +113,15 @@ class LedgerRepository:
         self, directives: Mapping[str, Directive], since: datetime, limit: int
     ) -> Sequence[tuple[Cell, float]]:
         """(cell, seconds) of the newest `limit` requests that started at `since` or later, oldest first: of the
-        directives' present revisions, without evaluation and what was not answered to its end."""
+        directives' present revisions, without evaluation, what was not answered to its end, and callers' own
+        engines."""
         query = (
             select(ledger.c.model, ledger.c.task, ledger.c.directive, ledger.c.directive_revision, ledger.c.seconds)
             .where(
                 ledger.c.started_at >= since,
                 ledger.c.evaluation_sample_id == "",
                 ledger.c.finish_reason != "ABORTED",
+                ledger.c.engine != "",
             )
             .order_by(ledger.c.started_at.desc())
             .limit(limit)
@@ -102,10 +135,10 @@ class LedgerRepository:
 
 
 def _grams(added: Iterable[Row[Any]]) -> Mapping[tuple[str, datetime], float]:
-    """By policy and day, of the rows whose energy is known."""
+    """By policy and day, of the rows whose energy is known; as `router.spending.grams_of` has it."""
     grams: defaultdict[tuple[str, datetime], float] = defaultdict(float)
     for row in added:
-        if row.policy and row.operational_grams is not None:
+        if row.policy and row.engine and row.operational_grams is not None:
             grams[row.policy, day_of(row.started_at)] += row.operational_grams + (row.embodied_grams or 0.0)
     return grams
 

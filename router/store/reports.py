@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, case, func, select
+from sqlalchemy import ColumnElement, Row, and_, case, func, not_, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -23,6 +23,10 @@ from router.store.tables import ledger, ratings
 SERVING = ledger.c.evaluation_sample_id == ""
 EVALUATION = ledger.c.evaluation_sample_id != ""
 _SOURCES = tuple(EnergySource)
+# Callers that report no time on a device leave 0 s, which is none only where no energy was used either.
+_EMBODIED_KNOWN = and_(
+    ledger.c.embodied_grams.is_not(None), or_(ledger.c.busy_seconds > 0, ledger.c.energy_joules == 0)
+)
 
 
 class _DayOf(FunctionElement[datetime]):
@@ -63,6 +67,8 @@ class Totals:
     operational_grams: float
     embodied_grams: float
     requests_without_energy: int
+    requests_without_embodied: int
+    """Of those whose energy is known; they add nothing to `embodied_grams`."""
     energy_source: EnergySource | None
     """The weakest; None where no energy is known."""
     rated_requests: int
@@ -114,7 +120,8 @@ class ReportRepository:
                 func.sum(ledger.c.output_tokens).label("output_tokens"),
                 func.sum(ledger.c.energy_joules).label("energy_joules"),
                 func.sum(case((known, ledger.c.operational_grams))).label("operational_grams"),
-                func.sum(case((known, ledger.c.embodied_grams))).label("embodied_grams"),
+                func.sum(case((and_(known, _EMBODIED_KNOWN), ledger.c.embodied_grams))).label("embodied_grams"),
+                func.count(case((and_(known, not_(_EMBODIED_KNOWN)), 1))).label("without_embodied"),
                 func.count(ledger.c.energy_joules).label("with_energy"),
                 func.max(
                     case(*((ledger.c.energy_source == source.value, rank) for rank, source in enumerate(_SOURCES)))
@@ -130,7 +137,9 @@ class ReportRepository:
         return tuple(sorted(keyed, key=lambda pair: tuple(pair[0].values())))
 
     async def strata(self, window: Window) -> tuple[Stratum, ...]:
-        """What the counterfactual is estimated from, by (model, task, policy): of requests whose energy is known."""
+        """What the counterfactual is estimated from, by (model, task, policy) and whether embodied carbon is known: of
+        requests whose energy is known."""
+        # Also those that were not eligible: a spent budget steers without a draw of the hold-back.
         steered = ledger.c.directive != L0.name
         held_back = ledger.c.reason == Reason.HOLDBACK.value
         joules, embodied = ledger.c.energy_joules, func.coalesce(ledger.c.embodied_grams, 0.0)
@@ -144,7 +153,9 @@ class ReportRepository:
             select(
                 ledger.c.model,
                 ledger.c.task,
+                ledger.c.policy,
                 func.count(case((steered, 1))).label("steered"),
+                func.count(case((and_(steered, not_(ledger.c.eligible)), 1))).label("budget_steered"),
                 total(steered, ledger.c.operational_grams + embodied).label("steered_grams"),
                 total(steered, factor).label("factors"),
                 total(steered, factor * factor).label("factors_squared"),
@@ -158,13 +169,15 @@ class ReportRepository:
             .where(
                 *within(window),
                 SERVING,
-                ledger.c.eligible,
+                or_(ledger.c.eligible, steered),
                 and_(joules > 0, ledger.c.operational_grams.is_not(None)),
             )
-            .group_by(ledger.c.model, ledger.c.task, ledger.c.policy)
+            # Pooled, embodied carbon that one request does not know would be made up from what another does.
+            .group_by(ledger.c.model, ledger.c.task, ledger.c.policy, case((_EMBODIED_KNOWN, 1), else_=0))
         )
         rows = (await self._connection.execute(query)).all()
-        return tuple(sorted((_stratum(row) for row in rows), key=lambda stratum: (stratum.model, stratum.task)))
+        strata = map(_stratum, rows)
+        return tuple(sorted(strata, key=lambda stratum: (stratum.model, stratum.task, stratum.policy)))
 
 
 def within(window: Window) -> list[ColumnElement[bool]]:
@@ -188,6 +201,7 @@ def _totals(row: Any) -> Totals:
         operational_grams=row.operational_grams or 0.0,
         embodied_grams=row.embodied_grams or 0.0,
         requests_without_energy=row.requests - row.with_energy,
+        requests_without_embodied=row.without_embodied,
         energy_source=None if row.weakest is None else _SOURCES[row.weakest],
         rated_requests=row.rated,
         mean_rating=row.rating,
@@ -198,7 +212,9 @@ def _stratum(row: Row[Any]) -> Stratum:
     return Stratum(
         model=row.model,
         task=row.task,
+        policy=row.policy,
         steered_requests=row.steered,
+        budget_steered_requests=row.budget_steered,
         steered_grams=row.steered_grams,
         grams_per_joule_sum=row.factors,
         grams_per_joule_square_sum=row.factors_squared,

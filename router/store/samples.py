@@ -18,6 +18,8 @@ from router.store.erasure import ErasureRepository
 from router.store.tables import answers, samples, scores
 from router.store.upsert import insert_new
 
+MAX_TASKS = 1_000
+"""That an evaluator is told of: a task is any string that a caller names."""
 _GRADABLE = and_(samples.c.reference != "", samples.c.grader != "", samples.c.erased_at.is_(None))
 
 
@@ -196,9 +198,10 @@ class SampleRepository:
         return tuple(_sample(row, of_sample[row.sample_id]) for row in rows)
 
     async def gradable(self) -> dict[tuple[str, str], int]:
-        """How many samples of each (model, task) have reference and grader."""
+        """How many samples of each (model, task) have reference and grader: of the `MAX_TASKS` that have most."""
         query = select(samples.c.model, samples.c.task, func.count().label("n")).where(_GRADABLE)
-        rows = await self._connection.execute(query.group_by(samples.c.model, samples.c.task))
+        most = query.group_by(samples.c.model, samples.c.task).order_by(func.count().desc(), samples.c.task)
+        rows = await self._connection.execute(most.limit(MAX_TASKS))
         return {(row.model, row.task): row.n for row in rows}
 
     async def scored(self) -> dict[tuple[Cell, int], int]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextvars import copy_context
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +18,8 @@ from common.auth import (
     Role,
     TokenEntry,
     current_request,
+    enter_request,
+    note_asked,
     read_tokens,
 )
 from common.clock import ManualClock
@@ -159,6 +162,31 @@ def test_tokens_of_a_store_come_and_go_beside_those_of_the_file() -> None:
     assert told(auth, "one") == "the token is not known"
     assert auth.authenticate(with_token("two")).role is Role.CLIENT
     assert auth.authenticate(with_token("file")).role is Role.ADMIN, "no row takes a token of the file away"
+
+
+def test_a_service_without_a_store_says_where_its_tokens_are() -> None:
+    auth = Authenticator([TokenEntry.model_validate(entry())])
+    assert told(auth, "of a router") == "the token is not known: this service knows the tokens of its tokens file"
+
+
+def test_names_of_the_file_are_known() -> None:
+    auth = Authenticator([TokenEntry.model_validate(entry("file"))])
+    auth.put_stored([TokenEntry.model_validate(entry("stored"))])
+    assert auth.is_of_file("file-holder") and not auth.is_of_file("stored-holder")
+    assert not Authenticator(None).is_of_file("file-holder")
+
+
+def test_a_callers_own_id_is_noted_where_it_is_fit_for_a_log() -> None:
+    for given, noted in (("order 7 ä", "order 7 ä"), ("x" * 500, "x" * 128), ("", None), ("a\nb", None)):
+        request = RequestContext("r", Principal("x", Role.CLIENT, "default"))
+
+        def handle(request: RequestContext = request, given: str = given) -> None:
+            enter_request(request)
+            note_asked(given)
+
+        copy_context().run(handle)
+        assert request.notes.get("asked") == noted
+    note_asked("outside of a request")
 
 
 def test_a_store_full_of_tokens_closes_no_door_that_is_open() -> None:

@@ -16,7 +16,7 @@ class ShopConfig(ServiceConfig):
     model_config = SettingsConfigDict(env_prefix="PITH_SHOP_")
 
     listen: str = "127.0.0.1:7650"
-    shelves: list[int] = Field(default_factory=list)
+    shelves: list[int] = Field(default_factory=list, description="Heights.")
     key: SecretStr | None = Field(default=None, min_length=8)
 
 
@@ -125,8 +125,36 @@ def test_a_missing_file_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 def test_a_malformed_list_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PITH_SHOP_SHELVES", "[1,")
+    assert refusal(capsys) == ["ShopConfig: shelves: must be JSON. Heights."]
+
+
+def test_a_list_without_brackets_is_shown_as_it_should_be(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PITH_SHOP_SHELVES", "u:pw@here:1, there:2")
     (line,) = refusal(capsys)
-    assert "shelves" in line
+    assert line == (
+        """ShopConfig: shelves: must be JSON, as in PITH_SHOP_SHELVES='["u:pw@here:1", "there:2"]'. Heights."""
+    )
+    monkeypatch.setenv("PITH_SHOP_SHELVES", "http://u:pw@here:1")
+    (line,) = refusal(capsys)
+    assert "pw" not in line
+
+
+def test_an_empty_variable_is_an_unset_path_unless_more_would_be_let_in(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("TLS_CERTIFICATE", "TLS_KEY"):
+        monkeypatch.setenv(f"PITH_SHOP_{name}", "")
+    config = load(ShopConfig)
+    assert (config.tls_certificate, config.tls_key) == (None, None)
+    monkeypatch.setenv("PITH_SHOP_TOKENS_FILE", "")
+    monkeypatch.setenv("PITH_SHOP_TLS_CLIENT_CA", "")
+    said = "is empty; name a file, or unset it"
+    assert sorted(refusal(capsys)) == [
+        f"ShopConfig: tls_client_ca = '': {said}",
+        f"ShopConfig: tokens_file = '': {said}",
+    ]
 
 
 def test_beyond_loopback_takes_both_insecure_and_tokens(

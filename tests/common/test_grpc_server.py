@@ -8,9 +8,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from common.auth import Authenticator, Role, current_request
+from common.auth import Authenticator, Role, current_request, note_asked
 from common.config import ServiceConfig
-from common.errors import FieldViolation, from_rpc_error, invalid_argument, resource_exhausted
+from common.errors import FieldViolation, from_rpc_error, invalid_argument, not_found, resource_exhausted
 from common.grpc_server import GrpcServer
 from common.metrics import Metrics
 from tests.common.echo_server import ECHO, ROLES, SAY, Echo, Note, Serve
@@ -270,6 +270,18 @@ async def test_the_access_log_names_the_call_and_never_what_was_said(serve: Serv
     line = next(line for line in served.log.getvalue().splitlines() if SAY in line)
     assert '"request_id": "r-3"' in line and '"tenant": "acme"' in line and '"code": "OK"' in line
     assert "my secret" not in served.log.getvalue()
+
+
+async def test_the_access_log_has_what_a_handler_notes(serve: Serve) -> None:
+    async def say(request: Any, context: Any) -> Any:
+        note_asked(request.text)
+        raise not_found("order", request.text)
+
+    served = await serve(Echo(say))
+    with pytest.raises(grpc.aio.AioRpcError):
+        await served.say(Note(text="order-7"), metadata=(("x-request-id", "r-3"),))
+    line = next(line for line in served.log.getvalue().splitlines() if SAY in line)
+    assert '"request_id": "r-3"' in line and '"asked": "order-7"' in line and '"code": "NOT_FOUND"' in line
 
 
 async def test_two_servers_on_one_port_is_an_error(serve: Serve) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from common.errors import PithError, resource_exhausted, unavailable
 from common.quality.estimates import Cell, QualityBound
@@ -248,6 +249,74 @@ class TestUnscored:
         router._generate = serve_l0  # type: ignore[method-assign]
         events = await bench.evaluate(await bench.evaluator(router))
         assert any("the router served 'L0' where 'L2' was asked for" in event for event in events)
+        assert router.scores == []
+
+    async def test_what_is_unscored_is_a_warning_that_says_of_what(self, bench: Bench) -> None:
+        router = await bench.router([FakeTarget("arithmetic", "L2")])
+        router.serve("arithmetic", 3, reference="seven")
+        with capture_logs() as logs:
+            await bench.evaluate(await bench.evaluator(router))
+        (warning,) = [line for line in logs if line["log_level"] == "warning"]
+        assert "3 samples unscored: reference must hold a number" in warning["event"]
+        assert (warning["task"], warning["directive"], warning["grader"]) == ("arithmetic", "L2", "numeric")
+
+
+class TestJudges:
+    """Two policies name different graders for one task: one of them counts."""
+
+    async def test_samples_of_another_grader_cost_nothing_and_change_nothing(self, bench: Bench) -> None:
+        router = await bench.router([FakeTarget("extraction", "L2")])
+        router.serve("extraction", 80)
+        router.targets[0].grader = "exact"
+        router.serve("extraction", 40)
+        router.targets[0].grader = "numeric"
+        loop = await bench.evaluator(router)
+        events = await bench.evaluate(loop)
+        assert router.open_directives() == {"extraction": ["L2"]}
+        assert router.generations["extraction", "L2"] == len(router.scores) < 80
+        assert all(int(score.sample_id.rpartition("-")[2]) < 80 for score in router.scores)
+        assert {score.score.judge for score in router.scores} == {"grader:numeric"}
+        assert any("unscored: their grader is exact, and numeric is what counts for the task" in e for e in events)
+
+    async def test_what_one_judge_found_outlasts_another(self, bench: Bench) -> None:
+        target = FakeTarget("extraction", "L2")
+        router = await bench.router([target])
+        router.serve("extraction", 100)
+        loop = await bench.evaluator(router)
+        await bench.evaluate(loop)
+        before = router.bounds["extraction", "L2"]
+        await bench.clock.advance(3600)
+        target.grader = "exact"
+        router.right["extraction", "L2"] = 0.0
+        router.serve("extraction", 16)
+        with capture_logs() as logs:
+            await bench.evaluate(loop)
+        assert (router.bounds["extraction", "L2"].judge, router.open_directives()) == ("grader:exact", {})
+        (warning,) = [line for line in logs if line["event"].startswith("another judge")]
+        assert warning["log_level"] == "warning"
+        assert (warning["task"], warning["directive"]) == ("extraction", "L2")
+        assert (warning["judge"], warning["earlier_judges"]) == ("grader:exact", ["grader:numeric"])
+
+        target.grader = "numeric"
+        for evaluator in (loop, await bench.evaluator(router)):
+            with capture_logs() as logs:
+                await evaluator.knowledge.ensure()
+                await evaluator.knowledge.refresh()
+            bound = evaluator.knowledge.estimates.bound(Cell(MODEL, "extraction", "L2"))
+            assert bound is not None
+            assert (bound.judge, bound.samples, bound.lower) == ("grader:numeric", before.samples, before.lower)
+            assert logs == []
+
+    async def test_a_grader_that_is_changed_meanwhile_leaves_the_batch_unscored(self, bench: Bench) -> None:
+        target = FakeTarget("extraction", "L2")
+        router = await bench.router([target])
+        router.serve("extraction", 8)
+        router.gate = asyncio.Event()
+        run = asyncio.create_task(bench.evaluate(await bench.evaluator(router)))
+        await router.at_gate.wait()
+        target.grader = "exact"
+        router.gate.set()
+        assert "extraction/L2 was edited meanwhile: 8 samples left unscored" in await run
         assert router.scores == []
 
 

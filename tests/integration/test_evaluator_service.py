@@ -166,6 +166,7 @@ class TestState:
         evaluator = await stub(stack, (await serve(stack)).port)
         status = await evaluator.GetStatus(evaluation_pb2.GetStatusRequest(), timeout=TIMEOUT)
         assert not any(status.HasField(f) for f in ("energy_joules", "carbon_grams", "last_run_at"))
+        assert status.answers_generated == 0
         estimates = await evaluator.ListEstimates(evaluation_pb2.ListEstimatesRequest(), timeout=TIMEOUT)
         assert not estimates.estimates
 
@@ -178,6 +179,7 @@ class TestState:
         status = await evaluator.GetStatus(evaluation_pb2.GetStatusRequest(), timeout=TIMEOUT)
         assert (status.evaluations, status.samples_scored, status.reason) == (1, 88, "asked for")
         assert status.carbon_grams == pytest.approx(88 * 0.7)
+        assert status.answers_generated == 88
         reply = await evaluator.ListEstimates(evaluation_pb2.ListEstimatesRequest(), timeout=TIMEOUT)
         by_task = {e.bound.cell.task: e for e in reply.estimates}
         assert by_task["extraction"].verdict == evaluation_pb2.VERDICT_OPEN

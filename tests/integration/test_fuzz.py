@@ -110,7 +110,6 @@ VALID: dict[str, Message] = {
         decision_id="x",
         usage=text_pb2.Usage(prompt_tokens=9, output_tokens=3),
         energy=energy_pb2.Energy(joules=1, source=energy_pb2.ENERGY_SOURCE_MODELLED),
-        text="1",
         request=_ASKED,
     ),
     "Generation.RateAnswer": generation_pb2.RateAnswerRequest(request_id="r", tenant="fuzz", rating=1, comment="good"),

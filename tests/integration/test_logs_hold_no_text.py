@@ -167,7 +167,7 @@ async def everyday_use(services: Services) -> None:
     await cut.read()
     cut.cancel()
     decided = await generation.Decide(generation_pb2.DecideRequest(request=request()), timeout=TIMEOUT)
-    outcome = generation_pb2.ReportOutcomeRequest(decision_id=decided.decision_id, text=f"said {CANARY}")
+    outcome = generation_pb2.ReportOutcomeRequest(decision_id=decided.decision_id, request=request())
     await code_of(generation.ReportOutcome(outcome, timeout=TIMEOUT))
     rating = generation_pb2.RateAnswerRequest(
         request_id=reply.started.request_id, tenant="acme", comment=f"I liked {CANARY}"
@@ -236,8 +236,8 @@ async def faults(services: Services) -> None:
 
 
 ROUTER = (generation_pb2, policies_pb2, directives_pb2, feedback_pb2, reports_pb2, access_pb2)
-NAMES = ("tenant", "name")
-"""Fields that a log may name: whose text was erased, which token was made."""
+NAMES = ("tenant", "name", "request_id")
+"""Fields that a log may name: whose text was erased, which token was made, which request it was."""
 FILES = {"router": ROUTER, "engine": (inference_pb2, control_pb2), "evaluator": (evaluation_pb2,)}
 
 

@@ -139,7 +139,9 @@ async def test_all_engines_full_is_said_with_when_to_come_back(tmp_path: Path, e
         assert error.retry_after_seconds == 2.5
 
 
-async def test_an_engine_lost_within_a_stream_ends_it_unbilled(tmp_path: Path, engine: FakeEngine) -> None:
+async def test_an_engine_lost_within_a_stream_ends_it_and_its_tokens_are_told_apart(
+    tmp_path: Path, engine: FakeEngine
+) -> None:
     engine.script = stall("started", delta("Hel"))
     async with running(tmp_path, {"e1": engine}) as router:
         stream = aiter(router.generation.StreamGenerate(ask()))
@@ -148,7 +150,8 @@ async def test_an_engine_lost_within_a_stream_ends_it_unbilled(tmp_path: Path, e
         await engine.stop()
         error = await refused(anext(stream))
         assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_LOST")
-        assert (await router.report()).total.requests == 0
+        total = (await router.report()).total
+        assert (total.requests, total.requests_without_energy) == (1, 1)
 
 
 @on_both_databases

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from pith.router.v1 import generation_pb2, reports_pb2
 
 from common.clock import ManualClock
 from common.errors import PithError, from_rpc_error
@@ -111,7 +112,10 @@ async def test_a_failed_request_frees_its_id(tmp_path: Path, database_url: str, 
         engine.script = answer("well")
         reply = await router.generation.Generate(ask(request_id="r1"))
         assert reply.text == "well" and not reply.started.replayed
-        assert (await router.report()).total.requests == 1
+        # What was broken off took tokens too, though nobody knows what energy; the whole answer has the id.
+        total = (await router.report()).total
+        assert (total.requests, total.requests_without_energy) == (2, 1)
+        await router.generation.RateAnswer(generation_pb2.RateAnswerRequest(request_id="r1", tenant="acme", rating=1))
 
 
 async def test_a_cancelled_request_frees_its_id_and_stops_the_engine(tmp_path: Path, engine: FakeEngine) -> None:
@@ -129,6 +133,33 @@ async def test_a_cancelled_request_frees_its_id_and_stops_the_engine(tmp_path: P
             except grpc.aio.AioRpcError as error:
                 assert error.code() is grpc.StatusCode.ABORTED
         assert reply.text == "well"
+        rows = (await router.report(reports_pb2.DIMENSION_ENGINE)).rows
+        assert [(row.engine, row.requests, row.requests_without_energy) for row in rows] == [("e1", 2, 1)]
+
+
+async def test_a_whole_answer_without_its_end_is_billed_all_the_same(tmp_path: Path, engine: FakeEngine) -> None:
+    """Who reads all and hangs up before the end pays what is known: the tokens."""
+    engine.script = stall("started", delta("x"), delta("y"))
+    async with running(tmp_path, {"e1": engine}) as router:
+        stream = router.generation.StreamGenerate(ask(request_id="r1"))
+        for _ in range(3):
+            await stream.read()
+        stream.cancel()
+        await engine.cancelled.wait()
+        while not (total := (await router.report()).total).requests:
+            pass
+        assert (total.requests, total.output_tokens, total.requests_without_energy) == (1, 2, 1)
+        assert total.prompt_tokens > 0
+
+
+async def test_an_id_that_is_free_again_is_another_request(tmp_path: Path, engine: FakeEngine) -> None:
+    """A client that counts from one each day is billed each day."""
+    async with running(tmp_path, {"e1": engine}) as router:
+        for _ in range(3):
+            await router.generation.Generate(ask(request_id="1"))
+            await router.router.ledger.flush()
+            await router.clock.advance(24 * 3600)
+        assert (await router.report()).total.requests == 3
 
 
 async def test_a_unary_callers_cancel_stops_the_engine(tmp_path: Path, engine: FakeEngine) -> None:
@@ -162,4 +193,6 @@ async def test_an_expired_deadline_ends_it_everywhere(tmp_path: Path, engine: Fa
         routers = await refused(router.generation.Generate(ask(request_id="r2")))
         assert (routers.code, routers.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE")
         await engine.cancelled.wait()
-        assert (await router.report()).total.requests == 0
+        # Broken off; what it took is not known, but for the tokens.
+        total = (await router.report()).total
+        assert total.requests == total.requests_without_energy == 2

@@ -10,7 +10,7 @@ import grpc
 from pith.common.v1 import energy_pb2, text_pb2
 from pith.engine.v1 import control_pb2, control_pb2_grpc, inference_pb2
 
-from common.errors import STATUS_DETAILS_KEY, PithError, to_status
+from common.errors import STATUS_DETAILS_KEY, PithError, to_status, unauthenticated
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Message = inference_pb2.StreamGenerateResponse | bytes
@@ -27,6 +27,7 @@ class FakeEngine:
     Attributes:
         script: Makes the messages of each answer; by default two deltas and 2 J.
         requests: What was asked, in order.
+        refusing: It refuses the caller's token, as to all calls but the watches that go on.
         asked, cancelled: Set when a request came, and when one was cancelled.
     """
 
@@ -35,6 +36,7 @@ class FakeEngine:
         self.info = control_pb2.ModelInfo(model=model, model_digest=digest, accepts_resume=True)
         self.load = control_pb2.Load(max_running=4, max_waiting=4)
         self.requests: list[inference_pb2.GenerateRequest] = []
+        self.refusing = False
         self.metadata: list[dict[str, str | bytes]] = []
         self.asked = asyncio.Event()
         self.cancelled = asyncio.Event()
@@ -78,6 +80,12 @@ class FakeEngine:
             self._reports += 1
             self._changed.notify_all()
 
+    async def _let_in(self, context: Context) -> None:
+        if self.refusing:
+            status = to_status(unauthenticated("scripted"))
+            details = ((STATUS_DETAILS_KEY, status.SerializeToString()),)
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "scripted", details)
+
     def started(self, request: inference_pb2.GenerateRequest) -> inference_pb2.StreamGenerateResponse:
         return inference_pb2.StreamGenerateResponse(
             started=inference_pb2.Started(
@@ -94,6 +102,7 @@ class FakeEngine:
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata() or ()))
         self.asked.set()
+        await self._let_in(context)
         try:
             async for message in self.script(self, request, context):
                 yield message
@@ -107,12 +116,14 @@ class _Control(control_pb2_grpc.ControlServicer):
         self._engine = engine
 
     async def GetModelInfo(self, request: control_pb2.GetModelInfoRequest, context: Context) -> control_pb2.ModelInfo:
+        await self._engine._let_in(context)
         return self._engine.info
 
     async def WatchLoad(
         self, request: control_pb2.WatchLoadRequest, context: Context
     ) -> AsyncIterator[control_pb2.Load]:
         engine, seen = self._engine, -1
+        await engine._let_in(context)
         while True:
             async with engine._changed:
                 while engine._reports == seen:

@@ -192,6 +192,17 @@ async def test_a_name_is_taken_for_good(tmp_path: Path, engine: FakeEngine) -> N
         assert (error.code, error.reason) == (grpc.StatusCode.ALREADY_EXISTS, "RESOURCE_EXISTS")
 
 
+async def test_names_of_the_tokens_file_are_taken_and_not_revoked_here(tmp_path: Path, engine: FakeEngine) -> None:
+    async with guarded(tmp_path, engine) as (_, root):
+        error = await refused(create(root, "root"))
+        assert (error.code, error.reason) == (grpc.StatusCode.ALREADY_EXISTS, "RESOURCE_EXISTS")
+        assert "tokens file" in error.message
+        assert not (await root.ListTokens(pb.ListTokensRequest())).tokens
+        error = await refused(revoke(root, "root"))
+        assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "IN_USE")
+        assert "is of the tokens file; taken out of there" in error.message
+
+
 async def test_a_revoked_token_is_refused_at_once_and_its_stream_goes_on(tmp_path: Path, engine: FakeEngine) -> None:
     go = asyncio.Event()
     async with guarded(tmp_path, engine) as (callers, root):

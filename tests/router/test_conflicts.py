@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from router.directives.decide import Snapshot
 from router.directives.levels import L0, SEEDED, Directive, Placement
 from router.directives.policy import CarbonBudget, LatencyObjective, Mode, Policy, WhenSpent, match
 from router.fleet.view import EngineState, EngineView
+from router.openings import allowing
 from router.optimizer.plan import Plan
 from tests.router.admin_client import MODEL, AdminClient, faults
 
@@ -120,6 +122,61 @@ def test_another_policys_samples_of_the_task_are_evidence_too() -> None:
         assert ("blind", "no_grader") in codes(blind, of_no_help)
 
 
+def test_evidence_of_one_task_is_none_of_the_others() -> None:
+    """A policy for any task decides for tasks that the other one says nothing about."""
+    general = replace(SOUND, name="general", task="", grader="")
+    assert ("general", "no_grader") in codes(general, replace(SOUND, tenant="acme"))
+    assert ("general", "no_grader") not in codes(general, replace(SOUND, tenant="acme", task=""))
+
+
+def test_evidence_on_one_directive_is_none_on_the_others() -> None:
+    blind = replace(SOUND, name="blind", tenant="acme", grader="")
+    assert ("blind", "no_grader") in codes(blind, replace(SOUND, directives=("L1",)))
+    unsampled = replace(SOUND, name="unsampled", tenant="acme", sample_share=0.0)
+    others = replace(SOUND, directives=("L9",), grader="exact")
+    assert ("unsampled", "no_samples") in codes(unsampled, others)
+    # Samples of the right grader serve, whichever directives their policy allows.
+    assert ("unsampled", "no_samples") not in codes(unsampled, replace(others, grader="numeric"))
+
+
+def test_graders_that_contradict_each_other() -> None:
+    mine = replace(SOUND, name="mine", tenant="acme", directives=("L1",), grader="exact")
+    (finding,) = (f for f in find(mine, SOUND) if f.severity is Severity.CONFLICT)
+    assert (finding.subject, finding.others, finding.code) == ("mine", ("sound",), "grader_mismatch")
+    assert "(mine exact, sound numeric)" in finding.message
+    assert "(task 'sums': L1)" in finding.message
+    any_task = replace(mine, task="")
+    assert ("mine", "grader_mismatch") in codes(any_task, SOUND)
+    for at_peace in (
+        replace(mine, grader="numeric"),
+        replace(mine, grader=""),
+        replace(mine, mode=Mode.OFF),
+        replace(mine, directives=("L9",)),
+        replace(mine, task="lists"),
+        # Where the other one decides, this one does not.
+        replace(mine, tenant="", task=""),
+    ):
+        assert "grader_mismatch" not in {code for _, code in codes(at_peace, SOUND)}
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ({}, {("idle", "no_effect")}),
+        ({"text": "  "}, {("idle", "no_effect")}),
+        ({"placement": Placement.SYSTEM}, {("idle", "no_effect")}),
+        ({"text": "Be terse"}, set()),
+        ({"max_output_tokens": 5}, set()),
+        ({"stop": ("END",)}, set()),
+        ({"suppressed_words": ("certainly",)}, set()),
+        ({"history_messages": 2}, set()),
+        ({"placement": Placement.NATIVE, "template_variables": (("a", True),)}, set()),
+    ],
+)
+def test_a_directive_that_changes_no_answer(content: Any, found: set[tuple[str, str]]) -> None:
+    assert codes(SOUND, directives=(*SEEDED, Directive(name="idle", **content))) == found
+
+
 def test_a_tenant_kept_at_less_than_all_others() -> None:
     low = replace(SOUND, name="low", tenant="acme", floor=0.8)
     (finding,) = find(low, replace(SOUND, task=""))
@@ -173,7 +230,7 @@ _POLICIES = st.lists(
         floor=st.sampled_from([0.5, 0.95, 1.0]),
         floor_kind=st.sampled_from(FloorKind),
         directives=st.sampled_from([(), ("L1",), ("L1", "L9")]),
-        grader=st.sampled_from(["", "numeric"]),
+        grader=st.sampled_from(["", "numeric", "exact"]),
     ),
     max_size=8,
     unique_by=lambda policy: policy.name,
@@ -192,6 +249,18 @@ def test_a_policy_that_never_decides_is_named_in_a_conflict_and_no_other_is(poli
     assert [f.severity for f in findings] == sorted((f.severity for f in findings), reverse=True)
     # What never decides is told of as that alone.
     assert never.isdisjoint(finding.subject for finding in findings)
+
+
+@settings(max_examples=200, deadline=None)
+@given(_POLICIES)
+def test_graders_are_held_against_each_other_where_policies_decide_for_one_task(policies: list[Policy]) -> None:
+    expected: set[str] = set()
+    for task, directive in product(("", "sums", "lists"), ("L1", "L9")):
+        graded = [policy for policy in allowing(policies, task, directive) if policy.grader]
+        if len({policy.grader for policy in graded}) > 1:
+            expected |= {policy.name for policy in graded}
+    findings = [finding for finding in find(*policies) if finding.code == "grader_mismatch"]
+    assert {name for finding in findings for name in (finding.subject, *finding.others)} == expected
 
 
 async def test_a_new_router_is_told_what_it_lacks(client: AdminClient) -> None:

@@ -13,7 +13,7 @@ from common.carbon.accounting import Footprint
 from common.carbon.intensity import Intensity, Scope, SignalKind
 from common.energy.reading import Energy, EnergySource
 from common.quality.estimates import Cell, FloorKind, QualityBound
-from router import convert
+from router import convert, policy_messages
 from router.directives.compile import Turn
 from router.directives.decide import Decision, Reason
 from router.directives.levels import L0, Directive, Placement
@@ -29,7 +29,7 @@ tuples = st.lists(words, max_size=4).map(tuple)
 
 @given(st.builds(Directive, words, words, st.sampled_from(Placement), whole, tuples, tuples, whole))
 def test_directives(directive: Directive) -> None:
-    assert convert.to_directive(convert.from_directive(directive)) == directive
+    assert policy_messages.to_directive(policy_messages.from_directive(directive)) == directive
 
 
 policies = st.builds(
@@ -63,7 +63,7 @@ bounds = st.builds(
 
 @given(policies)
 def test_policies(policy: Policy) -> None:
-    assert convert.to_policy(convert.from_policy(policy)) == policy
+    assert policy_messages.to_policy(policy_messages.from_policy(policy)) == policy
 
 
 @given(bounds)
@@ -136,6 +136,6 @@ def test_a_sample_keeps_seed_and_limits() -> None:
 
 
 def test_unspecified_enums_get_their_defaults() -> None:
-    policy = convert.to_policy(policies_pb2.Policy(name="p", floor=0.9))
+    policy = policy_messages.to_policy(policies_pb2.Policy(name="p", floor=0.9))
     assert (policy.mode, policy.floor_kind) == (Mode.SHADOW, FloorKind.RELATIVE)
-    assert convert.to_directive(directives_pb2.Directive(name="d")).placement is Placement.TAIL
+    assert policy_messages.to_directive(directives_pb2.Directive(name="d")).placement is Placement.TAIL

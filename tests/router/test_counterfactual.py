@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 
-from router.counterfactual import Stratum, estimate
+from router.counterfactual import BUDGET_METHOD, SHOWN_UNCOVERED, Stratum, Uncovered, estimate
 
 Column = NDArray[np.float64]
 
@@ -34,7 +34,9 @@ def stratum(
     made = Stratum(
         model="m",
         task=task,
+        policy="p",
         steered_requests=int(steered.sum()),
+        budget_steered_requests=0,
         steered_grams=emitted,
         grams_per_joule_sum=float(factor[steered].sum()),
         grams_per_joule_square_sum=float((factor[steered] ** 2).sum()),
@@ -135,13 +137,59 @@ def test_a_case_by_hand() -> None:
     assert found.carbon_grams.lower == pytest.approx(7.0)
 
 
-def test_one_stratum_with_fewer_than_two_held_back_says_nothing() -> None:
+@pytest.mark.parametrize("held_back", [0, 1])
+def test_a_stratum_with_fewer_than_two_held_back_is_left_out_on_both_sides_and_named(held_back: int) -> None:
     made = population(default_rng(4))
-    for held_back in (0, 1):
-        lacking = [made.strata[0], replace(made.strata[1], held_back_requests=held_back)]
-        assert estimate(lacking, made.served_grams, 0.0) is None
+    covered, other = made.strata
+    lacking = replace(other, held_back_requests=held_back)
+    found = estimate([covered, lacking], made.served_grams, 0.3)
+    without = estimate([covered], made.served_grams - other.steered_grams, 0.3)
+    assert found is not None and without is not None
+    for name in ("carbon_grams", "saving"):
+        one, same = getattr(found, name), getattr(without, name)
+        assert (one.lower, one.value, one.upper) == pytest.approx((same.lower, same.value, same.upper))
+    assert (found.held_back_requests, without.uncovered) == (40, ())
+    assert found.uncovered_requests == other.steered_requests == 460
+    assert found.uncovered == (Uncovered("p", "lists", 460),)
+
+
+def test_where_nothing_is_covered_nothing_is_said() -> None:
+    made = population(default_rng(4))
+    assert estimate([replace(one, held_back_requests=1) for one in made.strata], made.served_grams, 0.0) is None
     idle = replace(made.strata[1], steered_requests=0, steered_grams=0.0, held_back_requests=1)
-    assert estimate([made.strata[0], idle], made.served_grams, 0.0) is not None
+    found = estimate([made.strata[0], idle], made.served_grams, 0.0)
+    assert found is not None
+    assert (found.uncovered_requests, found.uncovered) == (0, ())
+
+
+def test_only_the_largest_uncovered_parts_are_named() -> None:
+    made = population(default_rng(4))
+    lacking = [
+        replace(made.strata[1], model=model, policy=f"p{n}", steered_requests=n + 1, held_back_requests=0)
+        for n in range(10)
+        for model in ("a", "b")
+    ]
+    found = estimate([made.strata[0], *lacking], made.served_grams + 100.0, 0.0)
+    assert found is not None
+    assert found.uncovered_requests == 2 * sum(range(1, 11))
+    # Of one policy and task, whatever the model.
+    assert found.uncovered == tuple(Uncovered(f"p{n}", "lists", 2 * (n + 1)) for n in range(9, 9 - SHOWN_UNCOVERED, -1))
+
+
+def test_requests_steered_by_a_spent_budget_bring_their_assumption_along() -> None:
+    made = population(default_rng(4))
+    plain = estimate(made.strata, made.served_grams, 0.0)
+    of_budget = [made.strata[0], replace(made.strata[1], budget_steered_requests=9)]
+    found = estimate(of_budget, made.served_grams, 0.0)
+    assert plain is not None and found is not None
+    assert found.carbon_grams.value == plain.carbon_grams.value
+    for interval, other in ((found.carbon_grams, plain.carbon_grams), (found.saving, plain.saving)):
+        assert BUDGET_METHOD in interval.method
+        assert BUDGET_METHOD not in other.method
+    # What is not covered rests on no assumption.
+    of_budget[1] = replace(of_budget[1], held_back_requests=0)
+    uncovered = estimate(of_budget, made.served_grams, 0.0)
+    assert uncovered is not None and BUDGET_METHOD not in uncovered.saving.method
 
 
 def test_without_steered_requests_the_counterfactual_is_what_happened() -> None:

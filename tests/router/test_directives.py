@@ -264,8 +264,13 @@ async def test_history_and_rollback(admin: Any, clock: ManualClock, keeper: Snap
         (2, "update", "shorter", "One word"),
         (1, "create", "test", "One line"),
     ]
-    # What is deleted is created anew, not rolled back.
-    await refused(rollback(admin, back, 1), "NOT_FOUND", "RESOURCE_NOT_FOUND")
+    # It is there again, by the etag of its deletion.
+    await refused(rollback(admin, back, 1), "ABORTED", "ETAG_MISMATCH")
+    request = dpb.ListDirectiveRevisionsRequest(name="terse", page_size=1)
+    (deletion,) = (await admin.ListDirectiveRevisions(request)).revisions
+    again = await rollback(admin, deletion.directive, 1)
+    assert (again.text, again.revision) == ("One line", 5)
+    assert keeper.snapshot.directives["terse"].revision == 5
 
 
 async def test_a_rollback_needs_a_revision_and_the_present_etag(admin: Any) -> None:

@@ -120,6 +120,17 @@ def floors(target: pb.EvaluationPlan.Target) -> list[tuple[str, float]]:
     return [(admin_pb.FloorKind.Name(f.kind).removeprefix("FLOOR_KIND_"), f.quality) for f in target.floors]
 
 
+async def test_of_several_graders_one_that_samples_come_with_counts(
+    client: AdminClient, evaluator: Any, database: Database, clock: ManualClock
+) -> None:
+    await keep(database, clock, 1)
+    await add_policy(client, "a", tenant="acme", grader="exact", sample_share=0.0)
+    await add_policy(client, "b", tenant="other", grader="numeric")
+    await add_policy(client, "c", tenant="third", grader="item_set")
+    plan = await evaluator.GetEvaluationPlan(pb.GetEvaluationPlanRequest())
+    assert {t.cell.directive: t.grader for t in plan.targets} == {"L1": "numeric", "L2": ""}
+
+
 @on_both_databases
 async def test_a_target_has_the_floors_of_all_its_policies_and_what_waits(
     client: AdminClient, evaluator: Any, database: Database, clock: ManualClock

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from pathlib import Path
 
 import grpc
 import pytest
 from pith.common.v1 import energy_pb2, text_pb2
 from pith.router.v1 import feedback_pb2, generation_pb2, policies_pb2, reports_pb2
+from structlog.testing import capture_logs
 
 from common.errors import PithError, from_rpc_error
 from router.directives.assign import uniform
@@ -23,6 +23,18 @@ async def refused(call: object) -> PithError:
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await call  # type: ignore[misc]
     return from_rpc_error(error.value)
+
+
+async def test_the_access_log_names_the_callers_own_id(tmp_path: Path, engine: FakeEngine) -> None:
+    with capture_logs() as logs:
+        async with running(tmp_path, {"e1": engine}) as router:
+            await router.generation.Generate(ask(request_id="order 7"))
+            await router.generation.StreamGenerate(ask(request_id="order 8")).read()
+            await router.generation.Decide(generation_pb2.DecideRequest(request=ask(request_id="order 9")))
+            await refused(router.generation.Generate(ask(request_id="order 10", task="x" * 1000)))
+            await router.generation.Generate(ask())
+    asked = [log.get("asked") for log in logs if log["event"] == "call" and "Generation" in log["method"]]
+    assert sorted(map(str, asked)) == ["None", "order 10", "order 7", "order 8", "order 9"]
 
 
 async def test_an_answer_carries_decision_usage_energy_and_carbon(router: Running) -> None:
@@ -273,11 +285,12 @@ async def test_samples_are_the_drawn_share_whatever_was_served(router: Running) 
     await router.open("L1")
     names = [f"request-{index}" for index in range(100)]
     for name in names:
-        await router.generation.Generate(ask(request_id=name, reference="x"))
-    expected = {name for name in names if uniform("sample", name) < 0.4}
+        await router.generation.Generate(ask(name, request_id=name, reference="x"))
+    previews = [generation_pb2.DecideRequest(request=ask(request_id=name)) for name in names]
+    expected = {p.request.request_id for p in previews if (await router.generation.Decide(p)).sample_wanted}
     samples = await drawn(router)
-    digests = {hashlib.blake2b(f"acme\x1f{name}".encode(), digest_size=16).hexdigest() for name in expected}
-    assert {sample.sample_id for sample in samples} == digests
+    assert {sample.messages[0].content for sample in samples} == expected
+    assert len(samples) == len(expected) > 20
     assert {sample.answers[0].directive for sample in samples} == {"L0", "L1"}
 
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import signal
+import stat
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
+from structlog.testing import capture_logs
 
 from common.carbon.intensity import Intensity, Scope, SignalKind
 from common.energy.reading import Energy, EnergySource
 from router.directives.compile import Turn
 from router.ledger import BATCH, Ledger, LedgerEntry, Rating, Record, Served
+from router.outbox import OutboxShared, append_whole
 from router.samples import Answer, Sample
 from router.store.database import Database, StoreUnavailable
 from router.store.ledger import LedgerRepository
@@ -238,11 +243,43 @@ async def test_from_the_first_failure_on_records_are_on_disk_and_then_written_on
         while ledger.waiting:
             await sink.until_tried()
         assert ledger.database_away and ledger.outbox_in_use
+        held = [file.stat().st_size for file in files(outbox)]
+        assert (ledger.outbox_files, ledger.outbox_bytes) == (len(held), sum(held))
         sink.away = False
-        await sink.until(3)
+        with capture_logs() as logs:
+            await sink.until(3)
+            # Closed before the file is gone, it would be written out twice.
+            while ledger.outbox_in_use:
+                await sink.requests()
     assert (ledger.database_away, ledger.outbox_in_use, ledger.lost) == (False, False, 0)
+    assert (ledger.outbox_files, ledger.outbox_bytes) == (0, 0)
+    assert [log for log in logs if log["log_level"] == "info"] == [
+        {"event": "outbox written out", "records": 3, "log_level": "info"}
+    ]
     assert sink.written == ["0", "1", "2"]
     assert await sink.samples() == 3 and lines(outbox) == []
+
+
+async def test_files_with_text_are_their_owners_alone(sink: Sink, outbox: Path) -> None:
+    before = os.umask(0)
+    try:
+        ledger = Ledger(sink.write, outbox)
+        sink.away = True
+        async with writing_in_the_background(ledger):
+            ledger.record(entry("0"), sample("0"))
+            await until_on_disk(outbox, 1)
+            put_aside = outbox.with_suffix(".rejected")
+            append_whole(put_aside, b"x")
+            made = [outbox.parent, *outbox.parent.iterdir()]
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in made}
+    finally:
+        os.umask(before)
+    assert modes == {
+        "boxes": 0o700,
+        "outbox.00000001.jsonl": 0o600,
+        "outbox.lock": 0o600,
+        "outbox.rejected": 0o600,
+    }
 
 
 async def test_a_record_is_on_disk_at_once_however_long_it_is_until_the_next_attempt(sink: Sink, outbox: Path) -> None:
@@ -408,14 +445,25 @@ async def test_a_record_that_no_database_takes_holds_back_no_other(sink: Sink, o
     ledger = Ledger(sink.write, outbox)
     outbox.parent.mkdir()
     ledger.record(entry("r1"))
-    ledger.record(entry("bad"))
+    ledger.record(entry("bad"), sample("bad", "private"))
     ledger.rate(rating("r1"))
     ledger.record(entry("r2"))
     assert await ledger.flush()
     assert await sink.requests() == 2
     rejected = outbox.with_suffix(".rejected").read_bytes().splitlines()
+    # Without their text: neither retention nor erasure would find it there.
     assert TypeAdapter(Served).validate_json(rejected[0]) == Served(entry("bad"))
-    assert TypeAdapter(Rating).validate_json(rejected[1]) == rating("r1")
+    assert TypeAdapter(Rating).validate_json(rejected[1]) == replace(rating("r1"), comment="")
+
+
+async def test_two_routers_cannot_share_an_outbox(sink: Sink, outbox: Path) -> None:
+    first, second = Ledger(sink.write, outbox), Ledger(sink.write, outbox)
+    first.start()
+    with pytest.raises(OutboxShared, match="another router's outbox"):
+        second.start()
+    await first.close()
+    second.start()
+    await second.close()
 
 
 async def test_with_neither_database_nor_disk_requests_go_on(sink: Sink, tmp_path: Path) -> None:

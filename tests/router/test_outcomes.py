@@ -155,30 +155,33 @@ async def test_what_was_generated_under_the_same_id_is_not_billed_again(router: 
 
 
 async def test_what_outcomes_cost_guides_the_plan(router: Running) -> None:
-    """L1 is dear at the caller's engine, so that the plan goes on without it."""
+    """L1 is dear at the caller's engine, so that the plan goes on without it there; of a model that our engines have,
+    a caller teaches nothing."""
     await router.policy()
-    await router.open("L1")
-    for number in range(60):
-        decided = await decide(router, request_id=f"r{number}", opt_out=number % 2 == 0)
-        joules = 1.0 if number % 2 == 0 else 50.0
-        energy = energy_pb2.Energy(joules=joules, source=energy_pb2.ENERGY_SOURCE_MEASURED)
-        await router.generation.ReportOutcome(outcome(decided, energy=energy))
-    assert (await decide(router)).decision.directive == "L1"
+    for model in ("theirs@beef", IDENTITY):
+        await router.open("L1", model=model)
+        for number in range(60):
+            decided = await decide(router, request_id=f"{model}-{number}", model=model, opt_out=number % 2 == 0)
+            joules = 1.0 if number % 2 == 0 else 50.0
+            energy = energy_pb2.Energy(joules=joules, source=energy_pb2.ENERGY_SOURCE_MEASURED)
+            await router.generation.ReportOutcome(outcome(decided, energy=energy))
+        assert (await decide(router, model=model)).decision.directive == "L1"
     await router.clock.advance(300)
-    await router.open("L1")
-    assert (await decide(router)).decision.directive == "L0"
+    for model, directive in (("theirs@beef", "L0"), (IDENTITY, "L1")):
+        await router.open("L1", model=model)
+        assert (await decide(router, model=model)).decision.directive == directive
 
 
-async def test_an_outcome_is_spent_from_the_policys_budget(router: Running) -> None:
+async def test_what_a_caller_tells_of_its_own_engine_spends_no_budget(router: Running) -> None:
+    """Nobody can check it, and others' requests share the budget."""
     budget = policies_pb2.CarbonBudget(grams_per_day=0.004, when_spent=policies_pb2.WHEN_SPENT_REFUSE)
     await router.policy(carbon_budget=budget)
-    decided = await decide(router, request_id="r1")
+    await router.generation.ReportOutcome(outcome(await decide(router, request_id="r1")))
+    await rows(router)
+    await router.router._spending.refresh()
     await decide(router, request_id="r2")
-    for _ in range(3):
-        await router.generation.ReportOutcome(outcome(decided))
-    error = await refused(decide(router, request_id="r2"))
-    assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "CARBON_BUDGET_SPENT")
-    assert "5 mg" in error.message or "0.005" in error.message, error.message
+    (row,) = await rows(router)
+    assert row.operational_grams + row.embodied_grams > 0.004
 
 
 async def test_a_native_directive_is_returned_as_the_templates_variables(router: Running) -> None:
@@ -212,14 +215,14 @@ async def test_any_router_of_the_database_knows_the_decision(
         await one.open("L1")
         await other.router._keeper.refresh()  # as it does every second
         decided = await decide(one, request_id="r1", reference="x")
-        await other.generation.ReportOutcome(outcome(decided, request=ask(reference="x"), text="brief"))
+        await other.generation.ReportOutcome(outcome(decided, request=ask(reference="x")))
         await other.generation.RateAnswer(rating("r1", 1.0))
         await rows(other)
         await one.generation.ReportOutcome(outcome(decided, usage=text_pb2.Usage(output_tokens=999)))
         (row,) = await rows(one)
         assert (row.directive, row.output_tokens) == ("L1", 12)
         (sample,) = await drawn(one)
-        assert [answer.text for answer in sample.answers] == ["brief"]
+        assert list(sample.answers) == []
         await clock.advance(1)
         await one.generation.RateAnswer(rating("r1", 0.0))
         (kept,) = await rows(one, ratings)
@@ -346,7 +349,7 @@ async def test_while_the_database_is_away_outcomes_and_ratings_wait_and_arrive_o
         decided.append(await decide(router, request_id="r3", reference="x"))
         for one in decided:
             for _ in range(2):
-                await router.generation.ReportOutcome(outcome(one, text="So.", request=ask(reference="x")))
+                await router.generation.ReportOutcome(outcome(one, request=ask(reference="x")))
         for value in (1.0, 0.0):
             await router.generation.RateAnswer(rating("r0", value))
             await router.clock.advance(1)

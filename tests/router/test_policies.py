@@ -16,6 +16,7 @@ from pith.router.v1 import generation_pb2, policies_pb2
 
 from common.clock import ManualClock
 from common.quality.estimates import Cell, QualityBound
+from router import pagination
 from router.optimizer.plan import Entry, Plan
 from router.snapshot import SnapshotKeeper
 from router.store.database import Database, change_counter
@@ -218,6 +219,24 @@ async def test_history_and_rollback(admin: Any, clock: ManualClock) -> None:
     assert found[2].policy.updated_at.ToSeconds() - found[3].policy.updated_at.ToSeconds() == 60
 
 
+@on_both_databases
+async def test_a_deleted_policy_comes_back_by_a_rollback(admin: Any, keeper: SnapshotKeeper) -> None:
+    made = await create_policy(admin, "p", floor=0.9)
+    changed = await update_policy(admin, "p", made.etag, floor=0.5)
+    await admin.DeletePolicy(pb.DeletePolicyRequest(name="p", etag=changed.etag))
+    history = pb.ListPolicyRevisionsRequest(name="p")
+    deletion = (await admin.ListPolicyRevisions(history)).revisions[0]
+    assert deletion.action == "delete"
+    # The etag to give is that of the deletion.
+    stale = pb.RollbackPolicyRequest(name="p", etag=changed.etag, revision=1)
+    await refused(admin.RollbackPolicy(stale), "ABORTED", "ETAG_MISMATCH")
+    back = await admin.RollbackPolicy(pb.RollbackPolicyRequest(name="p", etag=deletion.policy.etag, revision=1))
+    assert (back.floor, back.revision) == (0.9, 4)
+    assert await admin.GetPolicy(pb.GetPolicyRequest(name="p")) == back
+    assert "p" in {policy.name for policy in keeper.snapshot.policies}
+    assert (await admin.ListPolicyRevisions(history)).revisions[0].action == "rollback"
+
+
 async def test_a_rollback_to_what_no_longer_fits(admin: Any) -> None:
     directive = await create_directive(admin, "terse")
     made = await create_policy(admin, "p", directives=["terse"])
@@ -323,6 +342,13 @@ async def test_a_made_up_page_token_is_refused(admin: Any, token: str) -> None:
         admin.ListDirectives(dpb.ListDirectivesRequest(page_token=token)),
         admin.ListPolicyRevisions(pb.ListPolicyRevisionsRequest(name="default", page_token=token)),
     ):
+        assert "is not a token of this list" in (await faults(call))["page_token"]
+
+
+async def test_a_page_token_beyond_all_that_is_counted_is_refused(admin: Any) -> None:
+    for position in (2**40, 10**30, -1):
+        token = pagination.write_token("revisions of default", position)
+        call = admin.ListPolicyRevisions(pb.ListPolicyRevisionsRequest(name="default", page_token=token))
         assert "is not a token of this list" in (await faults(call))["page_token"]
 
 

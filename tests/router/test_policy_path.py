@@ -132,6 +132,11 @@ async def test_a_spent_budget_refuses_until_the_next_day(router: Running, engine
         assert f"{ANSWER_GRAMS:.4g} g of {ANSWER_GRAMS:.4g} g" in error.quota.description
         assert error.retry_after_seconds == pytest.approx(19 * 3600)
     assert len(engine.requests) == asked
+    registry = router.router.metrics.registry
+    assert registry.get_sample_value("pith_router_refused_requests_total", {"limit": "carbon_budget"}) == len(calls)
+    for name in ("carbon_budget_spent_grams", "carbon_budget_grams"):
+        grams = registry.get_sample_value(f"pith_router_{name}", {"policy": "acme-qa"})
+        assert grams == pytest.approx(ANSWER_GRAMS), name
     # What costs nothing or is nobody's request is served.
     again = await router.generation.Generate(ask(request_id="r1"))
     assert again.started.replayed and again.text == first.text
@@ -142,21 +147,12 @@ async def test_a_spent_budget_refuses_until_the_next_day(router: Running, engine
     assert await decided(router, request_id="r2") == ("L0", "NONE_OPEN")
 
 
-async def test_a_refusal_comes_before_any_engine_is_looked_for(tmp_path: Path) -> None:
-    async with running(tmp_path, {}) as router:
-        await router.policy(carbon_budget=policies_pb2.CarbonBudget(grams_per_day=1e-300, when_spent=REFUSE))
-        await refused(router.generation.Generate(ask()), "UNAVAILABLE", "NO_ENGINE")
-        request = generation_pb2.DecideRequest(request=ask(model="m@1", request_id="own"))
-        reply = await router.generation.Decide(request)
-        await router.generation.ReportOutcome(outcome(reply.decision_id))
-        await refused(router.generation.Generate(ask()), "RESOURCE_EXHAUSTED", "CARBON_BUDGET_SPENT")
-
-
-def outcome(decision_id: str) -> generation_pb2.ReportOutcomeRequest:
-    request = generation_pb2.ReportOutcomeRequest(decision_id=decision_id, busy_seconds=0.5)
-    request.energy.joules, request.energy.source = 2.0, 1
-    request.usage.output_tokens = 2
-    return request
+async def test_a_refusal_comes_before_any_engine_is_looked_for(router: Running, engine: FakeEngine) -> None:
+    await router.policy(carbon_budget=policies_pb2.CarbonBudget(grams_per_day=1e-300, when_spent=REFUSE))
+    await router.generation.Generate(ask())
+    await engine.stop()
+    await router.until_ready(0)
+    await refused(router.generation.Generate(ask()), "RESOURCE_EXHAUSTED", "CARBON_BUDGET_SPENT")
 
 
 async def test_a_policy_in_shadow_neither_tightens_nor_refuses(router: Running) -> None:

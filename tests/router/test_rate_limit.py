@@ -10,6 +10,7 @@ import grpc
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pith.common.v1 import text_pb2
 from pith.router.v1 import generation_pb2
 
 from common.clock import ManualClock
@@ -177,6 +178,21 @@ async def test_the_rate_holds_for_answers_streams_decisions_and_repeats(tmp_path
         await router.clock.advance(2.5)
         await generation.Generate(ask(request_id="b"))
         assert len(engine.requests) == 5
+
+
+async def test_outcomes_and_ratings_are_calls_too(tmp_path: Path, engine: FakeEngine) -> None:
+    async with running(tmp_path, {"e1": engine}, tenant_requests_per_minute=24) as router:
+        generation, caller = router.generation, (("x-tenant", "acme"),)
+        await generation.Generate(ask(request_id="a"))
+        decided = await generation.Decide(generation_pb2.DecideRequest(request=ask()))
+        rating = generation_pb2.RateAnswerRequest(request_id="a", rating=1)
+        outcome = generation_pb2.ReportOutcomeRequest(
+            decision_id=decided.decision_id, usage=text_pb2.Usage(output_tokens=1)
+        )
+        await generation.RateAnswer(rating, metadata=caller)
+        await generation.ReportOutcome(outcome, metadata=caller)
+        assert is_rate_limit(await refused(generation.RateAnswer(rating, metadata=caller)))
+        assert is_rate_limit(await refused(generation.ReportOutcome(outcome, metadata=caller)))
 
 
 async def test_a_faulty_request_is_no_request(tmp_path: Path, engine: FakeEngine) -> None:

@@ -53,6 +53,8 @@ PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEA0x-y\nabc=\n-----END RSA
         (f"key:\n{PEM}\ndone", "key:\n[SECRET]\ndone"),
         ('{"password": "hunter2!", "n": 1}', '{"password": "[SECRET]", "n": 1}'),
         ("API_KEY=abcdef12\nAuthorization: Bearer abc.def", "API_KEY=[SECRET]\nAuthorization: Bearer [SECRET]"),
+        ("DB_PASSWORD=hunter22 AWS_SECRET_ACCESS_KEY=abcd", "DB_PASSWORD=[SECRET] AWS_SECRET_ACCESS_KEY=[SECRET]"),
+        ("client_secret: xyz12 pwd=qwertz", "client_secret: [SECRET] pwd=[SECRET]"),
         ("blob 9aF3kLm0Qw7Zx2Vb8Nn4Tt6Yy1Rr5Ee3", "blob [SECRET]"),
     ],
 )

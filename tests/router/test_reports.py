@@ -218,13 +218,51 @@ async def test_the_counterfactual_finds_what_would_have_been(admin: Any, databas
     assert of_tenant.counterfactual.saving.value == pytest.approx(1 - served / carbon.value)
 
 
-async def test_too_few_held_back_in_one_stratum_and_there_is_no_counterfactual(admin: Any, database: Database) -> None:
+async def test_a_stratum_with_too_few_held_back_is_named_and_left_out(admin: Any, database: Database) -> None:
     held: dict[str, Any] = {"task": "new", "directive": "L0", "reason": Reason.HOLDBACK.value}
-    await _a_day(database, 0.0)
-    await record(database, entry(1, request_id="n1", task="new"), entry(2, request_id="n2", **held))
+    await record(database, entry(1, request_id="n1", task="new"))
     assert not (await get(admin)).HasField("counterfactual")
-    await record(database, entry(3, request_id="n3", **held))
-    assert (await get(admin)).HasField("counterfactual")
+    await _a_day(database, 0.0)
+    report = await get(admin)
+    found, covered = report.counterfactual, (await get(admin, pb.DIMENSION_TASK)).rows
+    assert [(part.policy, part.task, part.requests) for part in found.uncovered] == [("default", "new", 1)]
+    assert found.uncovered_requests == 1
+    emitted = sum(row.operational_grams + row.embodied_grams for row in covered if row.task != "new")
+    assert found.saving.value == pytest.approx(1 - emitted / found.carbon_grams.value)
+    await record(database, *(entry(number, request_id=f"n{number}", **held) for number in (2, 3)))
+    found = (await get(admin)).counterfactual
+    assert (found.uncovered_requests, list(found.uncovered)) == (0, [])
+
+
+@on_both_databases
+async def test_a_spent_budget_saves_as_well(admin: Any, database: Database) -> None:
+    """10 J held back at 0.01 g/J; under L1 a tenth, all of it steered by the budget but one request."""
+    held: dict[str, Any] = {"directive": "L0", "reason": Reason.HOLDBACK.value}
+    steered: dict[str, Any] = {"energy": Energy(1.0, EnergySource.MODELLED), "operational_grams": 0.01}
+    spent = {"eligible": False, "reason": Reason.BUDGET_SPENT.value}
+    plain = {"embodied_grams": 0.0}
+    await record(
+        database,
+        *(entry(number, **held, **plain) for number in (1, 2)),
+        entry(3, **steered, **plain),
+        *(entry(number, **steered, **spent, **plain) for number in range(4, 11)),
+    )
+    found = (await get(admin)).counterfactual
+    assert found.carbon_grams.value == pytest.approx(1.0)
+    assert found.saving.value == pytest.approx(1 - (0.2 + 0.08))
+    assert (found.uncovered_requests, "budget" in found.saving.method) == (0, True)
+    await record(database, entry(20, task="lists", **steered, **spent, **plain))
+    found = (await get(admin)).counterfactual
+    assert [(part.task, part.requests) for part in found.uncovered] == [("lists", 1)]
+    assert found.saving.value == pytest.approx(1 - (0.2 + 0.08))
+
+
+async def test_embodied_carbon_that_is_unknown_is_counted(admin: Any, database: Database) -> None:
+    await record(database, entry(1), entry(2, task="own", engine="", busy_seconds=0.0, embodied_grams=0.0))
+    report = await get(admin, pb.DIMENSION_TASK)
+    own, sums = report.rows
+    assert (own.requests_without_embodied, own.requests_without_energy) == (1, 0)
+    assert (sums.requests_without_embodied, report.total.requests_without_embodied) == (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -25,6 +26,7 @@ OTHER = Cell("demo@abc", "listing", "L1")
 RELATIVE = Floor(0.95, FloorKind.RELATIVE)
 ABSOLUTE = Floor(0.9, FloorKind.ABSOLUTE)
 WEEK_SECONDS = 7 * 86_400.0
+NUMERIC, EXACT = "grader:numeric", "grader:exact"
 
 
 def score(
@@ -33,7 +35,7 @@ def score(
     baseline: float = 1.0,
     cell: Cell = CELL,
     revision: str = "1",
-    judge: str = "grader:numeric",
+    judge: str = NUMERIC,
 ) -> PairedScore:
     at = START + timedelta(minutes=index)
     return PairedScore(cell, f"sample-{index:05}", quality, baseline, judge, revision, at)
@@ -183,16 +185,40 @@ def test_a_directive_that_has_become_better_gets_another_chance() -> None:
     assert state.settled(CELL, 0.95, FloorKind.RELATIVE) == "open"
 
 
-@pytest.mark.parametrize("change", [{"revision": "2"}, {"judge": "grader:exact"}])
-def test_another_revision_or_judge_begins_anew(change: dict[str, str]) -> None:
+def test_another_revision_begins_anew() -> None:
     state, _ = fed([score(index) for index in range(100)])
-    event = state.observe(score(100, **change))  # type: ignore[arg-type]
-    assert event == EpochStart(CELL, EpochReason.REVISION, score(100).scored_at)
+    event = state.observe(score(100, revision="2"))
+    assert event == EpochStart(CELL, NUMERIC, EpochReason.REVISION, score(100).scored_at)
     bound = bound_of(state)
-    assert bound.samples == 1
-    assert {bound.judge, bound.revision} >= set(change.values())
+    assert (bound.samples, bound.revision) == (1, "2")
     assert state.settled(CELL, 0.95, FloorKind.RELATIVE) == "undecided"
     assert state.drift_alarms(CELL) == 0
+
+
+def test_the_judge_that_is_asked_for_has_the_say() -> None:
+    """Two policies name different graders for one task, and their samples take turns."""
+    judge = NUMERIC
+    state = Estimates(lambda cell: (RELATIVE,), judge_of=lambda cell: judge)
+    state.observe_all(
+        score(2 * index + turn, quality=1.0 - turn, judge=(NUMERIC, EXACT)[turn])
+        for index in range(100)
+        for turn in (0, 1)
+    )
+    assert state.judges(CELL) == (NUMERIC, EXACT)
+    assert (bound_of(state).judge, bound_of(state).samples) == (NUMERIC, 100)
+    assert state.settled(CELL, 0.95, FloorKind.RELATIVE) == "open"
+    judge = EXACT
+    assert (bound_of(state).judge, bound_of(state).samples) == (EXACT, 100)
+    assert state.settled(CELL, 0.95, FloorKind.RELATIVE) == "closed"
+    judge = "grader:item_set"
+    assert state.bound(CELL) is None
+    assert state.settled(CELL, 0.95, FloorKind.RELATIVE) == "undecided"
+    assert state.drift_alarms(CELL) == 0
+
+
+def test_where_no_judge_is_asked_for_the_latest_has_the_say() -> None:
+    state, _ = fed([score(0, judge=NUMERIC), score(2, judge=EXACT), score(1, judge=NUMERIC)])
+    assert bound_of(state).judge == EXACT
 
 
 def test_a_straggler_of_an_earlier_revision_has_no_effect() -> None:
@@ -224,7 +250,7 @@ histories = st.lists(
 )
 
 
-def snapshot(state: Estimates) -> list[object]:
+def snapshot(state: Estimates) -> list[tuple[Cell, object, int, object]]:
     floors = [(floor, FloorKind(kind)) for floor in (0.5, 0.9, 0.95) for kind in FloorKind]
     return [
         (cell, state.bound(cell), state.drift_alarms(cell), [state.settled(cell, *floor) for floor in floors])
@@ -260,6 +286,30 @@ def test_a_score_counts_once(history: list[PairedScore]) -> None:
         assert twice.observe(replace(one, quality=1.0 - one.quality)) is None
     twice.observe_all(history)
     assert snapshot(twice) == snapshot(once)
+
+
+@settings(max_examples=40, deadline=None)
+@given(histories, histories, st.randoms(use_true_random=False))
+def test_the_scores_of_another_judge_change_nothing(
+    mine: list[PairedScore], others: list[PairedScore], order: random.Random
+) -> None:
+    theirs = [replace(one, judge=EXACT) for one in others]
+    alone, together = (
+        Estimates(lambda cell: (RELATIVE, ABSOLUTE), judge_of=lambda cell: NUMERIC) for _ in ("alone", "together")
+    )
+    queues = [list(reversed(mine)), list(reversed(theirs))]
+    events = []
+    while any(queues):
+        queue = order.choice([queue for queue in queues if queue])
+        event = together.observe(queue.pop())
+        if event is not None and event.judge == NUMERIC:
+            events.append(event)
+    events_alone = [event for one in mine if (event := alone.observe(one)) is not None]
+    assert events == events_alone
+    of_mine = {one.cell for one in mine}
+    assert {facts[0]: facts for facts in snapshot(together) if facts[0] in of_mine} == {
+        facts[0]: facts for facts in snapshot(alone)
+    }
 
 
 @settings(max_examples=30, deadline=None)

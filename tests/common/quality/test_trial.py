@@ -13,6 +13,7 @@ from scipy import stats
 
 from common.quality.confidence import ShareSequence
 from common.quality.trial import (
+    CUT_METHOD,
     FORESEEABLE_SAMPLES,
     QUALITY_METHOD,
     Recommendation,
@@ -122,11 +123,37 @@ def test_a_directive_that_saves_and_keeps_the_floor_is_adopted() -> None:
         sequence.update(1.0, 1.0)
     share = result.quality_share
     assert share is not None
-    # The very bounds that an evaluation of the same scores would report.
-    assert (share.value, share.lower, share.upper) == (1.0, sequence.lower, sequence.upper)
-    assert (share.confidence, share.method) == (pytest.approx(0.9), QUALITY_METHOD)
+    # The very bound that an evaluation of the same scores would report; above, there is no room left.
+    assert (share.value, share.lower, share.upper) == (1.0, sequence.lower, 1.0)
+    assert share.confidence == pytest.approx(0.9)
     assert "takes 41 % of L0's output tokens and keeps at least 95" in result.explanation
     assert "allow it in a policy" in result.explanation
+
+
+@pytest.mark.parametrize(("perfect", "upper"), [(30, 1.0), (29, 30 / 29), (24, None)])
+def test_no_share_of_quality_is_beyond_what_is_possible(perfect: int, upper: float | None) -> None:
+    """Of 30 samples, those that L0 answers perfectly and those that it fails at; the directive keeps all of it."""
+    pairs = [pair(n, quality=float(n < perfect), baseline_quality=float(n < perfect)) for n in range(30)]
+    sequence = ShareSequence(ALPHA)
+    for one in pairs:
+        sequence.update(one.answer.quality, one.baseline.quality)
+    share = told(pairs).quality_share
+    assert share is not None
+    assert share.lower == sequence.lower
+    if upper is not None:
+        assert share.upper == pytest.approx(upper)
+        assert share.method == f"{QUALITY_METHOD}; {CUT_METHOD}"
+    else:
+        assert (share.upper, share.method) == (sequence.upper, QUALITY_METHOD)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=20))
+def test_the_interval_of_quality_holds_the_share_of_the_samples(scores: list[tuple[float, float]]) -> None:
+    result = told([pair(n, quality=own, baseline_quality=of_l0) for n, (own, of_l0) in enumerate(scores)])
+    if result.quality_share is not None:
+        share = result.quality_share
+        assert 0 <= share.lower <= share.upper
+        assert share.upper <= max(share.value, 1 / result.baseline_quality)
 
 
 def test_too_few_samples_say_how_many_would_decide() -> None:

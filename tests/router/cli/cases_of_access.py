@@ -20,7 +20,7 @@ def token_create(bench: Bench) -> None:
     document = bench.document("token", "create", "ops", "--role", "admin")
     assert document["token"]["expires_at"] is None
     bench.run("policy", "list", PITHCTL_TOKEN=document["secret"])
-    bench.run("token", "create", "ci", code=4)
+    assert "choose another name" in bench.run("token", "create", "ci", code=4).err
     assert "--expires" in bench.run("token", "create", "x", "--expires", "soon", code=2).err
 
 
@@ -54,6 +54,9 @@ def token_bootstrap(bench: Bench) -> None:
     (parsed,) = tomllib.loads(entry)["tokens"]
     digest = sha256(made.out.strip().encode()).hexdigest()
     assert parsed == {"name": 'the "first"', "role": "admin", "tenant": "ops", "sha256": digest}
+    for role, where in (("admin", "ROUTER"), ("evaluator", "ROUTER"), ("engine", "ENGINE")):
+        said = bench.run("token", "bootstrap", "--name", "x", "--role", role, **offline).err
+        assert f"For the file that PITH_{where}_TOKENS_FILE names" in said
     file = bench.folder / "made.toml"
     for name, role in (("root", "admin"), ("judge", "evaluator")):
         bench.run("token", "bootstrap", "--name", name, "--role", role, "--append-to", str(file), **offline)

@@ -42,6 +42,7 @@ def directive_create(bench: Bench) -> None:
     assert native["template_variables"] == {"enable_thinking": False, "effort": 0.5, "level": "2"}
     assert "enable_thinking=false" in bench.text("directive", "list")
     assert "directive update terse" in bench.run("directive", "create", "terse", code=4).err
+    assert "choose another name" in bench.run("directive", "create", "L0", code=4).err
 
 
 @case
@@ -50,6 +51,9 @@ def directive_update(bench: Bench) -> None:
     assert (updated["text"], updated["stop"], updated["revision"]) == ("Shorter", ["END"], 2)
     assert bench.document("directive", "update", "L1", "--stop", "")["stop"] == []
     assert "nothing was changed" in bench.text("directive", "update", "L1", "--text", "Shorter")
+    assert "no longer count: it is closed until it is judged anew" in bench.text(
+        "directive", "update", "L1", "--text", "S"
+    )
     stale = bench.run("directive", "update", "L1", "--text", "x", "--etag", '"0"', "--json", code=4)
     assert stale.error["reason"] == "ETAG_MISMATCH"
 
@@ -82,6 +86,7 @@ def directive_delete(bench: Bench) -> None:
     bench.run("directive", "show", "terse", code=3)
     bench.world.policy()
     assert "pithctl policy update" in bench.run("directive", "delete", "L1", "--yes", code=4).err
+    assert "take it out" not in bench.run("directive", "delete", "L0", "--yes", code=4).err
 
 
 @case
@@ -107,5 +112,10 @@ def directive_rollback(bench: Bench) -> None:
     bench.run("directive", "update", "L1", "--text", "Shorter")
     rolled = bench.document("directive", "rollback", "L1", "1", "--reason", "back")
     assert (rolled["text"], rolled["revision"]) == ("Always answer briefly", 3)
-    assert re.search(r"revision +4\n", bench.text("directive", "rollback", "L1", "2"))
+    said = bench.text("directive", "rollback", "L1", "2")
+    assert re.search(r"revision +4\n", said)
+    assert "no longer count" in said
+    bench.run("directive", "create", "terse", "--text", "Be terse")
+    bench.run("directive", "delete", "terse", "--yes")
+    assert bench.document("directive", "rollback", "terse", "1")["text"] == "Be terse"
     assert "pithctl directive history L1" in bench.run("directive", "rollback", "L1", "9", code=3).err

@@ -68,7 +68,7 @@ def simulate(bench: Bench) -> None:
     assert "must be one of off, shadow, on" in bench.run("simulate", "acme-qa", "--set", "mode=om", code=2).err
     bench.run("apply", bench.file(WISH), "--yes")
     assert bench.document("simulate", bench.file(WISH))["requests"] == 0
-    faulty = bench.file("policies:\n- name: x\n- name: y\n  floor: 7\n")
+    faulty = bench.file("policies:\n- {name: x, floor: 1}\n- name: y\n  floor: 7\n")
     assert "--policy NAME" in bench.run("simulate", faulty, code=2).err
     assert f"{faulty}:4:" in bench.run("simulate", faulty, "--policy", "y", code=2).err
 
@@ -128,7 +128,9 @@ def quality(bench: Bench) -> None:
 
 @case
 def evaluate(bench: Bench) -> None:
-    assert "No sample was judged." in bench.text("evaluate", "--task", "poems")
+    said = bench.text("evaluate", "--task", "poems")
+    assert "No sample was judged.\n" in said
+    assert "it has no grader" in said
     judged(bench)
     assert re.search(r"\d+ samples judged; answers for it took \d", bench.text("evaluate", "--task", "qa"))
     steps = bench.run("evaluate", "--json").lines

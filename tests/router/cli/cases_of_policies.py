@@ -52,6 +52,12 @@ def policy_create(bench: Bench) -> None:
         "revision": 1,
         "updated_by": "root",
     }
+    twin = ("--tenant", "acme", "--task", "extraction", "--floor", "0.9", "--directive", "L1")
+    noted = bench.run("policy", "create", "twin", "--mode", "on", *twin)
+    assert "same_match" not in noted.out + noted.err and "twin of the same match never will" in noted.err
+    assert "SEVERITY" not in noted.out
+    assert "SEVERITY" not in bench.run("policy", "create", "idle", "--mode", "off", *twin).err
+    assert bench.run("policy", "create", "third", "--mode", "on", "--json", *twin).err == ""
     careful = bench.document("policy", "create", "careful", "--floor", "0.9")
     assert (careful["mode"], careful["floor_kind"], careful["latency"]) == ("shadow", "relative", None)
     faulty = bench.run("policy", "create", "x", "--floor", "7", "--directive", "L9", "--latency", "2h", code=2).err
@@ -71,11 +77,13 @@ def policy_update(bench: Bench) -> None:
     assert (updated["latency"], updated["carbon_budget"]) == (None, None)
     assert (updated["leave_alone"], updated["directives"]) == ({"traits": []}, ["L2"])
     assert "nothing was changed" in bench.text("policy", "update", "sums", *unset)
+    assert "its traffic_share is 0" in bench.run("policy", "update", "sums", "--traffic-share", "0").err
+    bench.run("policy", "update", "sums", "--traffic-share", "1")
     assert (
         "must be one of structured_output"
         in bench.run("policy", "update", "sums", "--leave-alone", "poems", code=2).err
     )
-    assert bench.document("policy", "show", "sums")["revision"] == 3
+    assert bench.document("policy", "show", "sums")["revision"] == 5
 
 
 @case
@@ -137,6 +145,10 @@ def policy_rollback(bench: Bench) -> None:
     assert (rolled["floor"], rolled["revision"]) == (0.9, 3)
     assert "0.8 relative" in bench.text("policy", "rollback", "sums", "2")
     assert bench.run("policy", "rollback", "sums", "1", "--etag", '"0"', "--json", code=4).error["code"] == "ABORTED"
+    bench.run("policy", "delete", "sums", "--yes")
+    assert bench.document("policy", "rollback", "sums", "1")["revision"] == 6
+    assert bench.document("policy", "history", "sums")["revisions"][0]["action"] == "rollback"
+    assert "pithctl policy list" in bench.run("policy", "rollback", "nobody", "1", code=3).err
 
 
 @case
@@ -147,5 +159,9 @@ def policy_check(bench: Bench) -> None:
     assert "conflict" in {f["severity"] for f in found if {"sums", "twin"} == {f["subject"], *f["others"]}}
     said = bench.run("policy", "check", twin, "--exit-code", code=7).out.splitlines()
     assert said[1].startswith("conflict")
+    together = "directives: [{name: new, text: t}]\npolicies: [{name: sums, task: sums, floor: 0.5, directives: [new]}]"
+    said = bench.document("policy", "check", bench.file(together))["findings"]
+    assert "unknown_directive" not in {f["code"] for f in said}
+    assert bench.document("policy", "show", "sums")["floor"] == 0.9
     faulty = bench.file("policies:\n- name: twin\n  floor: 7\n")
     assert f"{faulty}:3:" in bench.run("policy", "check", faulty, code=2).err

@@ -130,6 +130,8 @@ def test_change_by_somebody_else_wins_and_the_text_is_kept(
     result = admin("policy", "edit", "default", "--yes", code=4, EDITOR=editor(replace("0.95", "0.9")))
     assert "has changed since it was read" in result.err
     assert "floor: 0.9\n" in path_of(result).read_text()
+    assert "would undo the other change: see that with: pithctl policy diff default" in result.err
+    assert "pithctl apply" not in result.err
     assert admin("policy", "show", "default", "--json").document["floor"] == 0.5
 
 

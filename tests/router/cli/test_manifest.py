@@ -58,7 +58,7 @@ def policies(draw: st.DrawFn) -> Policy:
         task=draw(texts),
         mode=draw(enum(Mode)),
         traffic_share=draw(numbers | maybe),
-        floor=draw(numbers),
+        floor=draw(numbers.filter(bool)),
         floor_kind=draw(enum(FloorKind)),
         directives=draw(st.lists(names, max_size=3)),
         holdback_share=draw(numbers | maybe),
@@ -163,6 +163,15 @@ def test_every_fault_names_its_line() -> None:
     assert sorted(line for line, _ in found) == sorted(expected)
     for line, description in found:
         assert description.startswith(expected[line]), (line, description)
+
+
+@pytest.mark.parametrize("floor", ["", "  floor:\n", "  floor: null\n"])
+def test_a_floor_that_was_forgotten_is_said_to_be_missing(floor: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        parse(f"directives:\n- name: d\npolicies:\n- name: p\n{floor}- name: q\n  floor: 0.9\n")
+    (fault,) = caught.value.faults
+    assert fault.line == 4
+    assert fault.description.startswith("floor: is missing; must be above 0")
 
 
 @pytest.mark.parametrize(

@@ -63,11 +63,21 @@ def test_every_page_of_bounds_is_read(pithctl: Pithctl, bounds: None) -> None:
     assert document["evaluator_error"] is None
 
 
-def test_evaluator_tells_how_it_fares(pithctl: Pithctl, bounds: None) -> None:
+def test_evaluator_tells_how_it_fares(pithctl: Pithctl, fake: FakeServices, bounds: None) -> None:
     said = pithctl("quality").out
     assert "waits for a cleaner hour" in said
     assert "3, the last at 2026-03-01 12:00:00Z" in said
-    assert "36 J, unknown CO2e" in said
+    assert "36 J, unknown CO2e, on evaluations and trials" in said
+    fake.status.ClearField("energy_joules")
+    assert "unknown, unknown CO2e, on evaluations and trials" not in pithctl("quality").out
+    fake.status.answers_generated = 3
+    assert "unknown, unknown CO2e, on evaluations and trials" in pithctl("quality").out
+
+
+def test_nothing_spent_is_no_unknown(pithctl: Pithctl) -> None:
+    said = pithctl("quality").out
+    assert "nothing yet, on evaluations and trials since it started" in said
+    assert "unknown" not in said
 
 
 def test_bounds_are_shown_without_the_evaluator(pithctl: Pithctl, bounds: None) -> None:

@@ -88,6 +88,53 @@ def test_counterfactual_has_its_interval_and_method(pithctl: Pithctl, report: Re
     assert "1,234 requests held back at random; bootstrap [t]" in said
 
 
+def test_a_tenant_is_told_that_it_is_not_charged_the_evaluation(pithctl: Pithctl, report: Report) -> None:
+    assert "44.0 %), what the evaluation cost deducted" in pithctl("report").out
+    report.ClearField("evaluation")
+    said = pithctl("report", "--tenant", "acme").out
+    assert "44.0 %), without what the evaluation cost, which no tenant is charged" in said
+    assert "deducted" not in said
+
+
+def test_what_the_counterfactual_does_not_cover_is_named(pithctl: Pithctl, report: Report) -> None:
+    assert "Not covered" not in pithctl("report").out
+    found = report.counterfactual
+    found.uncovered_requests = 1300
+    found.uncovered.add(policy="acme-qa", task="sums", requests=1200)
+    found.uncovered.add(policy="acme-qa", task="", requests=60)
+    said = pithctl("report").out
+    assert "Without directives of the requests covered: 500 mg CO2e" in said
+    assert "Saved of the requests covered: 38.0 %" in said
+    assert (
+        "Not covered: 1,300 requests under directives (1,200 of policy acme-qa, task sums; "
+        "60 of policy acme-qa, task -; 40 of others); too few of their like were held back to say."
+    ) in said
+    document = pithctl("report", "--json").document["counterfactual"]
+    assert document["uncovered_requests"] == 1300
+    assert document["uncovered"][0] == {"policy": "acme-qa", "task": "sums", "requests": 1200}
+
+
+def test_unknown_embodied_carbon_is_never_zero(pithctl: Pithctl, report: Report) -> None:
+    for row, number in ((report.rows[0], 200), (report.rows[2], 1), (report.total, 201)):
+        row.requests_without_embodied = number
+    report.rows[0].embodied_grams = 0.0
+    said = pithctl("report", "--by", "task")
+    cells = {line.split()[0]: line.split() for line in said.out.splitlines() if line}
+    assert cells["sums"][4:] == ["2.5", "kJ", "200", "mg", "unknown", "modelled"]
+    assert "3 mg, 1 without" in said.out
+    assert (
+        "The embodied carbon of 201 of 250 requests is unknown; their CO2e is that of their energy alone." in said.out
+    )
+    rows = pithctl("report", "--by", "task", "--json").document["rows"]
+    assert [row["embodied_grams"] for row in rows] == [None, None, pytest.approx(0.003)]
+    assert rows[0]["operational_grams"] == pytest.approx(0.2)
+    written = list(csv.DictReader(io.StringIO(pithctl("report", "--by", "task", "--csv").out, newline="")))
+    assert [(row["embodied_grams"], row["requests_without_embodied"]) for row in written][:2] == [
+        ("", "200"),
+        ("", "0"),
+    ]
+
+
 def test_no_counterfactual_is_said(pithctl: Pithctl, report: Report) -> None:
     report.ClearField("counterfactual")
     assert "Without directives: unknown, too few requests were held back" in pithctl("report").out

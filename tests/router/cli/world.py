@@ -87,15 +87,16 @@ class World:
 
     def apply(self, wish: policies_pb2.ApplyRequest) -> None:
         """Brings directives and policies to a state, as somebody else."""
-        self.do(_awaited(self._stubs.policies.Apply(wish)))
+
+        # The call begins where the services run: elsewhere there is no event loop for it.
+        async def happening() -> None:
+            await self._stubs.policies.Apply(wish)
+
+        self.do(happening())
 
     def open(self, directive: str = "L1") -> None:
         """Reports a bound that opens the directive for task qa."""
         self.do(self._stubs.open(directive))
-
-
-async def _awaited(call: Any) -> Any:
-    return await call
 
 
 @contextmanager

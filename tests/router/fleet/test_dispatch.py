@@ -8,6 +8,7 @@ from contextlib import aclosing
 import grpc
 import pytest
 from pith.engine.v1 import inference_pb2
+from structlog.testing import capture_logs
 
 from common.clock import ManualClock
 from common.errors import FieldViolation, PithError
@@ -282,7 +283,7 @@ async def test_no_engine_is_called_for_a_request_whose_time_is_up(fleet: Fleet) 
         (refuse(grpc.StatusCode.RESOURCE_EXHAUSTED), False),
         (refuse(grpc.StatusCode.DEADLINE_EXCEEDED), False),
         (refuse(grpc.StatusCode.NOT_FOUND), False),
-        (refuse(grpc.StatusCode.PERMISSION_DENIED), False),
+        (refuse(grpc.StatusCode.FAILED_PRECONDITION), False),
     ],
 )
 async def test_the_breaker_counts_the_engines_faults_and_nothing_else(
@@ -293,6 +294,42 @@ async def test_the_breaker_counts_the_engines_faults_and_nothing_else(
         await collect(engines)
     assert (engines.views()[0].state is EngineState.BROKEN) == counted
     assert (engines.choose("small") is None) == counted
+
+
+async def test_an_engine_that_refuses_the_token_is_unreachable_until_it_takes_it(fleet: Fleet) -> None:
+    closed, open_ = FakeEngine(), FakeEngine()
+    engines = await fleet.start(closed, open_, make_breaker=sticky())
+    closed.refusing = True
+    with capture_logs() as logs:
+        events = await collect(engines)
+        assert isinstance(events[0], Opened) and events[0].engine == "b"
+        assert engines.views()[0].state is EngineState.UNREACHABLE
+        await fleet.until(lambda: "scripted" in engines.views()[0].fault)
+        view = engines.views()[0]
+    assert view.state is EngineState.UNREACHABLE, "though the watch that it let in goes on"
+    assert "UNAUTHENTICATED" in view.fault and "PITH_ROUTER_ENGINE_TOKEN" in view.fault
+    (failed,) = [line for line in logs if line["event"] == "engine failed"]
+    assert (failed["log_level"], failed["engine"], failed["counted"]) == ("warning", "a", True)
+    assert "UNAUTHENTICATED BAD_TOKEN" in failed["fault"] and "PITH_ROUTER_ENGINE_TOKEN" in failed["fault"]
+    (told,) = [line for line in logs if line["event"] == "engine unreachable"]
+    assert (told["engine"], told["address"], told["fault"]) == ("a", closed.address, failed["fault"])
+    closed.refusing = False
+    await fleet.until(lambda: engines.ready == 2)
+    assert engines.views()[0].fault == ""
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED])
+async def test_an_engine_that_refuses_the_token_for_requests_alone_is_left_alone(
+    fleet: Fleet, code: grpc.StatusCode
+) -> None:
+    engines = await fleet.start(FakeEngine(refuse(code)), make_breaker=sticky(3))
+    for _ in range(3):
+        await fleet.until(lambda: engines.ready == 1)
+        with pytest.raises(PithError) as refused:
+            await collect(engines)
+        assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.UNAVAILABLE, "NO_ENGINE")
+    await fleet.until(lambda: engines.views()[0].state is EngineState.BROKEN)
+    assert engines.choose("small") is None
 
 
 async def test_a_broken_engine_is_probed_and_taken_back(fleet: Fleet) -> None:

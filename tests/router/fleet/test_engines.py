@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import grpc
 
+from common.auth import Authenticator
+from common.client_tls import ClientTls
 from common.clock import ManualClock
+from common.config import ServiceConfig
+from common.grpc_server import GrpcServer
+from common.metrics import Metrics
 from router.fleet.engines import Engines
 from router.fleet.view import EngineState
+from tests.certificates import Authority
 from tests.router.fake_engine import DIGEST, IDENTITY, FakeEngine
 from tests.router.fleet.conftest import Fleet
 
@@ -119,3 +128,31 @@ async def test_an_engine_that_was_never_reached_might_serve_any_model() -> None:
         assert engines.views()[0].state is EngineState.UNREACHABLE
     finally:
         await engines.close()
+
+
+async def test_an_engine_that_asks_for_a_certificate_is_told_from_one_that_is_away(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    files = authority.sign("server")
+    config = ServiceConfig(
+        listen="127.0.0.1:0",
+        tls_certificate=files.certificate,
+        tls_key=files.key,
+        tls_client_ca=authority.certificate,
+    )
+    server = GrpcServer(config, Authenticator(None), Metrics("test"))
+    lost = asyncio.Event()
+    engines = Engines(
+        {"a": f"127.0.0.1:{await server.start()}"},
+        ManualClock(),
+        tls=ClientTls(authority.certificate),
+        on_change=lost.set,
+    )
+    engines.start()
+    try:
+        await lost.wait()
+        (view,) = engines.views()
+        assert view.state is EngineState.UNREACHABLE
+        assert "PITH_ROUTER_ENGINE_TLS_CERTIFICATE and PITH_ROUTER_ENGINE_TLS_KEY" in view.fault
+    finally:
+        await engines.close()
+        await server.drain(grace_seconds=0)

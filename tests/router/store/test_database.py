@@ -1,7 +1,9 @@
 """Transactions, what they guarantee, and what a failing database looks like."""
 
 import asyncio
+import os
 import sqlite3
+import stat
 import sys
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -110,6 +112,20 @@ async def test_sqlite_is_set_up_for_more_than_one_connection(tmp_path: Path) -> 
         ]
     assert settings == ["wal", 1, 5000, 1]
     await database.close()
+
+
+async def test_a_new_sqlite_database_is_its_owners_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        database = Database(f"sqlite:///{tmp_path}/new/pith.db")
+        await database.open()
+        async with database.changing():
+            files = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "new").iterdir()}
+        await database.close()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+    assert files == {"pith.db": 0o600, "pith.db-wal": 0o600, "pith.db-shm": 0o600}
 
 
 async def test_a_sqlite_writer_has_the_lock_before_it_reads(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ async def test_strata_hold_what_the_estimator_needs(database: Database) -> None:
         entry(4, energy=joules(6.0), operational_grams=0.6, embodied_grams=0.4, **held),
         # Neither steered nor held back: the plan left it at L0.
         entry(5, directive="L0"),
-        entry(6, eligible=False, reason=Reason.SHADOW.value),
+        entry(6, directive="L0", eligible=False, reason=Reason.SHADOW.value),
         entry(7, energy=None, operational_grams=None, **held),
         entry(8, evaluation_sample_id="s1"),
         entry(9, task="lists", **held),
@@ -81,6 +81,54 @@ async def test_strata_hold_what_the_estimator_needs(database: Database) -> None:
     assert (sums.joules_sum, sums.joules_square_sum) == pytest.approx((14.0, 100.0))
     assert (sums.embodied_grams_sum, sums.embodied_grams_square_sum) == pytest.approx((0.6, 0.2))
     assert sums.joules_embodied_grams_sum == pytest.approx(1.6 + 2.4)
+
+
+async def test_what_a_spent_budget_steers_is_of_its_stratum(database: Database) -> None:
+    held = {"directive": "L0", "reason": Reason.HOLDBACK.value}
+    spent = {"eligible": False, "reason": Reason.BUDGET_SPENT.value}
+    await record(
+        database,
+        entry(1, operational_grams=0.4, embodied_grams=0.1),
+        entry(2, operational_grams=0.8, embodied_grams=0.1, **spent),
+        entry(3, **held),
+        # The least carbon of what was open was L0 itself.
+        entry(4, directive="L0", **spent),
+        entry(5, policy="other", **spent),
+    )
+    async with database.reading() as connection:
+        default, other = await ReportRepository(connection).strata(Window())
+    assert (default.policy, default.steered_requests, default.budget_steered_requests) == ("default", 2, 1)
+    assert (default.steered_grams, default.held_back_requests) == (pytest.approx(1.4), 1)
+    assert (other.policy, other.steered_requests, other.held_back_requests) == ("other", 1, 0)
+
+
+async def test_embodied_carbon_without_time_on_a_device_is_unknown(database: Database) -> None:
+    unknown = {"busy_seconds": 0.0, "embodied_grams": 0.0}
+    held = {"directive": "L0", "reason": Reason.HOLDBACK.value}
+    await record(
+        database,
+        entry(1),
+        entry(2, **unknown),
+        # A device that nothing was declared of, and an answer that never came to a device.
+        entry(3, task="free", embodied_grams=0.0),
+        entry(4, task="free", energy=Energy(0.0, EnergySource.MODELLED), operational_grams=0.0, **unknown),
+        entry(5, **{**UNKNOWN, "busy_seconds": 0.0}),
+        entry(6, **held),
+        entry(7, **held, **unknown),
+    )
+    async with database.reading() as connection:
+        reports = ReportRepository(connection)
+        free, sums = await reports.totals(Window(), ["task"])
+        strata = await reports.strata(Window())
+    assert (sums[1].requests, sums[1].requests_without_energy, sums[1].requests_without_embodied) == (5, 1, 2)
+    assert sums[1].grams == pytest.approx(4 * 0.02 + 2 * 0.001)
+    assert (free[1].requests_without_embodied, free[1].embodied_grams) == (0, 0.0)
+    # Requests are compared with those of which the same is known.
+    of_sums = [stratum for stratum in strata if stratum.task == "sums"]
+    assert sorted((one.steered_requests, one.held_back_requests, one.embodied_grams_sum) for one in of_sums) == [
+        (1, 1, 0.0),
+        (1, 1, 0.001),
+    ]
 
 
 async def test_a_day_is_one_of_utc_on_every_database(database: Database) -> None:

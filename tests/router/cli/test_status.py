@@ -1,0 +1,59 @@
+"""`pithctl status`."""
+
+import re
+
+import pytest
+from pith.router.v1.reports_pb2 import (
+    ENGINE_STATE_BROKEN,
+    ENGINE_STATE_DRAINING,
+    ENGINE_STATE_READY,
+    ListEnginesResponse,
+)
+
+from router.cli.status import engines_line
+from tests.router.cli.conftest import Pithctl
+from tests.router.cli.fake_services import FakeServices
+
+Engine = ListEnginesResponse.Engine
+ENGINES = [
+    Engine(name="e1", state=ENGINE_STATE_READY),
+    Engine(name="e2", state=ENGINE_STATE_BROKEN, fault="failed [5] times"),
+    Engine(name="e3", state=ENGINE_STATE_DRAINING),
+]
+
+
+def line(out: str, name: str) -> str:
+    found = re.search(rf"^{name} +(.*)$", out, re.MULTILINE)
+    assert found is not None, out
+    return found[1]
+
+
+@pytest.mark.parametrize(("source", "aged"), [("constant", False), ("es-2025.csv", True)])
+def test_a_constant_intensity_has_no_age(pithctl: Pithctl, fake: FakeServices, source: str, aged: bool) -> None:
+    fake.router_status.intensity.source = source
+    fake.router_status.intensity.age_seconds = 600
+    grid = line(pithctl("status").out, "grid")
+    assert source in grid
+    assert ("10 min old" in grid) == aged
+
+
+def test_engines_are_a_line_with_the_faults_of_those_not_ready(pithctl: Pithctl, fake: FakeServices) -> None:
+    fake.engines = ENGINES
+    said = line(pithctl("status").out, "engines")
+    assert said == "1 ready of 3; e2 broken: failed [5] times; e3 draining"
+    fake.engines = ENGINES[:1]
+    assert line(pithctl("status").out, "engines") == "1 ready of 1"
+    fake.engines = []
+    assert line(pithctl("status").out, "engines") == "none known"
+
+
+def test_what_an_engine_lacks_is_red() -> None:
+    text = engines_line(ENGINES)
+    red = [text.plain[span.start : span.end] for span in text.spans if span.style == "red"]
+    assert red == ["e2 broken: failed [5] times", "e3 draining"]
+    assert engines_line([]).style == "red"
+
+
+def test_the_document_needs_no_engines(pithctl: Pithctl, fake: FakeServices) -> None:
+    assert pithctl("status", "--json").document["draining"] is False
+    assert fake.called("ListEngines") == []
