@@ -19,11 +19,12 @@ from router.fleet.view import EngineState, EngineView
 from router.ledger import LedgerEntry, Rating
 from router.snapshot import SnapshotKeeper
 from router.store.database import Database
-from router.store.ledger import LedgerRepository
 from router.store.quality import QualityRepository
 from router.store.ratings import RatingRepository
 from tests.postgres import on_both_databases
+from tests.router import ledger_entries
 from tests.router.admin_client import MODEL, AdminClient, faults, refused
+from tests.router.ledger_entries import record
 
 pb: Any = reports_pb2
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -37,39 +38,15 @@ def admin(client: AdminClient) -> Any:
 
 
 def entry(number: int, **changes: Any) -> LedgerEntry:
-    plain = LedgerEntry(
-        tenant="acme",
-        request_id=f"r{number}",
-        task="sums",
-        model=MODEL,
-        directive="L1",
-        directive_revision=1,
-        reason=Reason.PLANNED.value,
-        planned="L1",
-        policy="default",
-        policy_revision=1,
-        eligible=True,
-        evaluation_sample_id="",
-        prompt_tokens=10,
-        cached_tokens=0,
-        output_tokens=20,
-        energy=Energy(10.0, EnergySource.MODELLED),
-        busy_seconds=0.5,
-        operational_grams=0.1,
-        embodied_grams=0.01,
-        intensity=None,
-        engine="cpu",
-        seed=1,
-        finish_reason="STOP",
-        started_at=START - timedelta(hours=3) + timedelta(minutes=number),
-        seconds=1.0,
-    )
-    return replace(plain, **changes)
-
-
-async def record(database: Database, *entries: LedgerEntry) -> None:
-    async with database.writing() as connection:
-        await LedgerRepository(connection).add_many(entries)
+    """Of three hours before START: 10 J, 0.11 g."""
+    own = {
+        "energy": Energy(10.0, EnergySource.MODELLED),
+        "operational_grams": 0.1,
+        "embodied_grams": 0.01,
+        "intensity": None,
+        "started_at": START - timedelta(hours=3) + timedelta(minutes=number),
+    }
+    return ledger_entries.entry(number, **(own | changes))
 
 
 async def get(admin: Any, *dimensions: int, **fields: Any) -> Any:

@@ -7,13 +7,13 @@ from typing import Any
 from common.carbon.intensity import Intensity, Scope, SignalKind
 from common.energy.reading import Energy, EnergySource
 from common.quality.estimates import Cell
-from router.directives.decide import Reason
 from router.directives.levels import L0, SEEDED
 from router.ledger import LedgerEntry
 from router.optimizer.costs import Cost
 from router.store.database import Database
 from router.store.ledger import LedgerRepository
 from router.store.reports import ReportRepository, Window
+from tests.router import ledger_entries
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 GRID = Intensity(120.0, "ES", SignalKind.AVERAGE, Scope.LIFECYCLE, NOON, "profile")
@@ -21,34 +21,8 @@ DIRECTIVES = {directive.name: directive for directive in (L0, *SEEDED)}
 
 
 def entry(number: int = 0, **changes: Any) -> LedgerEntry:
-    plain = LedgerEntry(
-        tenant="acme",
-        request_id=f"r{number}",
-        task="sums",
-        model="tiny@0123",
-        directive="L1",
-        directive_revision=1,
-        reason=Reason.PLANNED.value,
-        planned="L1",
-        policy="default",
-        policy_revision=1,
-        eligible=True,
-        evaluation_sample_id="",
-        prompt_tokens=10,
-        cached_tokens=0,
-        output_tokens=20,
-        energy=Energy(4.0, EnergySource.MODELLED),
-        busy_seconds=0.5,
-        operational_grams=0.02,
-        embodied_grams=0.001,
-        intensity=GRID,
-        engine="cpu",
-        seed=2**64 - 1,
-        finish_reason="stop",
-        started_at=NOON + timedelta(seconds=number),
-        seconds=1.0,
-    )
-    return replace(plain, **changes)
+    own = {"model": "tiny@0123", "intensity": GRID, "finish_reason": "stop"}
+    return ledger_entries.entry(number, **(own | changes))
 
 
 async def test_a_request_is_billed_once_whatever_is_repeated(database: Database) -> None:
