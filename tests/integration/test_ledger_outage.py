@@ -34,8 +34,8 @@ from router.store.database import StoreUnavailable
 from tests.integration.processes import ServiceProcess, listening
 from tests.postgres import PostgresServer, PostgresUnavailableError, postgres_server, unavailable
 from tests.router.fake_engine import IDENTITY, FakeEngine
+from tests.router.ledger_sink import entry, lines, sample
 from tests.router.running import ask
-from tests.router.test_ledger import entry, lines, sample
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from router.store.database import Database
 from router.validation import RequestLimits
 from tests.router.admin_client import MODEL, AdminClient, FixedIntensity
 from tests.router.fake_engine import FakeEngine
+from tests.router.ledger_sink import Sink
 from tests.router.running import Running, running
 
 
@@ -99,3 +100,13 @@ async def router(tmp_path: Path, engine: FakeEngine, database_url: str) -> Async
     """A whole router with that engine, as it runs in production but for the clock."""
     async with running(tmp_path, {"e1": engine}, database_url=database_url) as router:
         yield router
+
+
+@pytest.fixture
+def sink(database: Database) -> Sink:
+    return Sink(database)
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Path:
+    return tmp_path / "boxes" / "outbox.jsonl"
