@@ -29,6 +29,17 @@ class Scope(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Signal:
+    """What grams count. Those under different signals are never added."""
+
+    kind: SignalKind
+    scope: Scope
+
+    def __str__(self) -> str:
+        return f"{self.kind.value.lower()}, {self.scope.value.lower()}"
+
+
+@dataclass(frozen=True, slots=True)
 class Intensity:
     """Carbon intensity in gCO2eq/kWh of one zone, in force since observed_at (aware datetime).
 
@@ -46,6 +57,10 @@ class Intensity:
         check_g_per_kwh(self.g_per_kwh)
         if self.observed_at.tzinfo is None:
             raise ValueError(f"observed_at must carry a time zone, got {self.observed_at.isoformat()}")
+
+    @property
+    def signal(self) -> Signal:
+        return Signal(self.kind, self.scope)
 
     def age_seconds(self, now: datetime) -> float:
         """Seconds from observed_at to now."""

@@ -115,6 +115,8 @@ ledger = Table(
     Column("intensity_scope", Text),
     Column("intensity_observed_at", UtcDateTime),
     Column("intensity_source", Text),
+    # Of the building, by which the operational grams were counted.
+    Column("pue", Double),
     Column("engine", Text, nullable=False),
     # A seed has 64 bits without a sign, a column of the databases 63.
     Column("seed", Text, nullable=False),
@@ -134,6 +136,38 @@ spent = Table(
     Column("grams", Double, nullable=False),
 )
 """Carbon of the ledger's rows by policy and day, brought up to date in the transaction that adds them."""
+
+idle_counters = Table(
+    "idle_counters",
+    metadata,
+    # Drawn by an engine at each start.
+    Column("instance_id", Text, primary_key=True),
+    Column("idle_seconds", Double, nullable=False),
+    Column("idle_joules", Double),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+"""What of each engine's running totals is in `idle`: whichever router reads the next advances it, in that transaction,
+so that many routers count an engine's idle time once."""
+
+idle = Table(
+    "idle",
+    metadata,
+    Column("instance_id", Text, primary_key=True),
+    Column("hour", UtcDateTime, primary_key=True),
+    Column("intensity_kind", Text, primary_key=True),
+    Column("intensity_scope", Text, primary_key=True),
+    Column("engine", Text, nullable=False),
+    Column("device_seconds", Double, nullable=False),
+    Column("seconds_without_energy", Double, nullable=False),
+    Column("energy_joules", Double, nullable=False),
+    Column("energy_source", Text),
+    # The energy times the building's PUE.
+    Column("building_joules", Double, nullable=False),
+    Column("operational_grams", Double, nullable=False),
+    Column("embodied_grams", Double, nullable=False),
+    Index(None, "hour"),
+)
+"""Devices without work: charged to the product."""
 
 ratings = Table(
     "ratings",
