@@ -1,6 +1,7 @@
 """Addresses as configuration has them: where a service listens, and where its clients find it."""
 
 import ipaddress
+from urllib.parse import urlsplit
 
 _UNIX = ("unix:", "unix-abstract:")
 
@@ -41,6 +42,23 @@ def check_target(address: str) -> None:
         raise ValueError(f"{address or 'an empty address'} {fault}") from None
     if port == 0:
         raise ValueError(f"{address} has port 0; it must be 1 to 65535")
+
+
+def check_url(url: str) -> None:
+    """That it is the base of an API: https, or http to this machine alone, without user, query or fragment.
+
+    Raises:
+        ValueError: says what is wrong with the URL.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        raise ValueError("must be https://HOST[:PORT][/PATH]") from None
+    if parts.scheme not in ("https", "http") or not host or "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("must be https://HOST[:PORT][/PATH]")
+    if parts.scheme == "http" and not is_loopback(f"[{host}]:0"):
+        raise ValueError("is beyond loopback; it must be https")
 
 
 def is_loopback(listen: str) -> bool:

@@ -7,8 +7,13 @@ from typing import Any
 from common.config import ServiceConfig
 
 
-def command_line(cls: type[ServiceConfig], service: str, arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """What the arguments of `python -m SERVICE` say, for `load`; --help and what is unknown end the process."""
+def command_line(
+    cls: type[ServiceConfig], service: str, arguments: Sequence[str] | None = None, *, also: str = ""
+) -> dict[str, Any]:
+    """What the arguments of `python -m SERVICE` say, for `load`; --help and what is unknown end the process.
+
+    `also`: what else the help says of the command.
+    """
     prefix = cls.model_config["env_prefix"]
     settings = "\n".join(
         f"  {field.validation_alias or prefix + name.upper()}"
@@ -20,7 +25,7 @@ def command_line(cls: type[ServiceConfig], service: str, arguments: Sequence[str
         prog=f"python -m {service}",
         formatter_class=RawDescriptionHelpFormatter,
         description=f"Configured by the environment, or by the TOML file that {prefix}CONFIG names, "
-        "where names are without prefix and in lower case.",
+        "where names are without prefix and in lower case." + (f"\n{also}" if also else ""),
         epilog=f"settings:\n{settings}",
         allow_abbrev=False,
     )

@@ -251,6 +251,8 @@ def _line(cls: type[ServiceConfig], fault: Mapping[str, Any]) -> str:
         return str(fault["msg"]).removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
         return f"{'.'.join(path)}: unknown key"
+    if fault["type"] == "missing" and len(path) == 1:
+        return f"{path[0]}: is needed; set {cls.model_config['env_prefix']}{path[0].upper()}"
     message = fault["msg"].removeprefix("Value error, ")
     name = next((n for n, f in cls.model_fields.items() if path[0] in (n, f.validation_alias)), None)
     # A secret, or a whole table, is no part of an error line.

@@ -31,7 +31,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from common.clock import Clock, clock_from_spec
 from deploy.day import DAY_SECONDS, TENANT, Outcome, Request, plan_day, serve_day
-from deploy.report import Bound, DemoResult, Evaluations, Event, as_json, as_tables, draw
+from deploy.picture import draw
+from deploy.report import Bound, DemoResult, Evaluations, Event, as_json, as_tables
 from deploy.stack import Stack, StackError, cancel_on_sigterm
 from engine.demo.tasks import GRADERS, TASKS
 
@@ -259,9 +260,12 @@ def _print(result: DemoResult, console: Console) -> None:
         f"The evaluator ran {evaluations.runs} times, scored {evaluations.samples} samples and spent "
         f"{(evaluations.carbon_grams or 0) * 1e3:.3f} mg CO2e over both days, all charged to the second."
     )
+    saving = result.carbon_saving
     console.print(
-        f"[bold]Carbon saved: {result.carbon_saving:.1%}[/] (energy modelled, grid stylised: a demonstration)"
+        f"[bold]Carbon saved: {saving.value:.1%}, {saving.confidence:.0%} interval {saving.lower:.1%} to "
+        f"{saving.upper:.1%}[/] (energy modelled, grid stylised: a demonstration)"
     )
+    console.print(f"Interval: {saving.method}.", style="dim")
     if result.counterfactual:
         estimate = result.counterfactual
         console.print(

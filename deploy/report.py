@@ -1,17 +1,19 @@
-"""What a demo's two days came to: as numbers, as a table, and as a picture."""
+"""What a demo's two days came to: as numbers, and as tables."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from rich import box
 from rich.table import Table
 
+from common.quality.interval import Interval
 from deploy.day import Outcome
+from deploy.saving import paired_saving
 
 LEVELS = ("L0", "L1", "L2")
 
@@ -51,7 +53,7 @@ class Event:
     line: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DemoResult:
     """Both days."""
 
@@ -77,11 +79,10 @@ class DemoResult:
     def below_floor(self) -> list[str]:
         return [task for task, floor in self.floors.items() if self.kept_share(task) < floor]
 
-    @property
-    def carbon_saving(self) -> float:
+    @cached_property
+    def carbon_saving(self) -> Interval:
         """Share of the baseline's carbon that was saved, the evaluator's own carbon of both days deducted."""
-        spent = total_grams(self.pith) + (self.evaluations.carbon_grams or 0.0)
-        return 1.0 - spent / total_grams(self.baseline)
+        return saving(self.baseline, self.pith, self.evaluations.carbon_grams or 0.0)
 
 
 def of_task(outcomes: Iterable[Outcome], task: str) -> list[Outcome]:
@@ -96,17 +97,32 @@ def total_grams(outcomes: Iterable[Outcome]) -> float:
     return _known(outcome.carbon_grams for outcome in outcomes)
 
 
+def saving(baseline: Iterable[Outcome], pith: Iterable[Outcome], spent_grams: float = 0.0) -> Interval:
+    """Share of the baseline's carbon that was saved, of the same requests on both days, and how sure that is."""
+    off, on = (_all_known(outcome.carbon_grams for outcome in outcomes) for outcomes in (baseline, pith))
+    return paired_saving(off, on, spent_grams)
+
+
+def percentages(found: Interval) -> str:
+    """E.g. "50% (48 to 52)"."""
+    return f"{found.value:.0%} ({100 * found.lower:.0f} to {100 * found.upper:.0f})"
+
+
 def total_joules(outcomes: Iterable[Outcome]) -> float:
     return _known(outcome.energy_joules for outcome in outcomes)
 
 
 def _known(values: Iterable[float | None]) -> float:
-    total = 0.0
+    return sum(_all_known(values))
+
+
+def _all_known(values: Iterable[float | None]) -> list[float]:
+    known: list[float] = []
     for value in values:
         if value is None:
             raise ValueError("a request's energy is unknown, so a sum over requests has no meaning")
-        total += value
-    return total
+        known.append(value)
+    return known
 
 
 def as_json(result: DemoResult) -> dict[str, Any]:
@@ -114,8 +130,11 @@ def as_json(result: DemoResult) -> dict[str, Any]:
     return {
         "baseline": _day(result.baseline, result.tasks),
         "pith": _day(result.pith, result.tasks),
-        "carbon_saving": result.carbon_saving,
-        "carbon_saving_without_evaluation": 1.0 - total_grams(result.pith) / total_grams(result.baseline),
+        "carbon_saving": asdict(result.carbon_saving),
+        "carbon_saving_without_evaluation": asdict(saving(result.baseline, result.pith)),
+        "carbon_saving_by_task": {
+            task: asdict(saving(of_task(result.baseline, task), of_task(result.pith, task))) for task in result.tasks
+        },
         "energy_source": "MODELLED",
         "zone": result.zone,
         "intensity_g_per_kwh_by_hour": list(result.intensity),
@@ -174,7 +193,7 @@ def as_tables(result: DemoResult) -> list[Table]:
     spent = Table(title="What was spent, directives off → policy on", title_justify="left", box=box.SIMPLE_HEAD)
     kept = Table(title="What was kept", title_justify="left", box=box.SIMPLE_HEAD)
     for table, headings in (
-        (spent, ("output tokens", "joules", "mg CO2e", "CO2e saved")),
+        (spent, ("output tokens", "joules", "mg CO2e", "saved (95 % interval)")),
         (kept, ("right answers", "kept", "floor", "open, bound", "served")),
     ):
         table.add_column("task")
@@ -210,100 +229,11 @@ def _spent(off: Sequence[Outcome], on: Sequence[Outcome]) -> tuple[str, ...]:
 
     return (
         f"{tokens(off):,} → {tokens(on):,}",
-        f"{total_joules(off):.1f} → {total_joules(on):.1f}",
-        f"{total_grams(off) * 1e3:.3f} → {total_grams(on) * 1e3:.3f}",
-        f"{1 - total_grams(on) / total_grams(off):.1%}",
+        f"{total_joules(off):,.0f} → {total_joules(on):,.0f}",
+        f"{total_grams(off) * 1e3:,.2f} → {total_grams(on) * 1e3:,.2f}",
+        percentages(saving(off, on)),
     )
 
 
 def _mix_text(outcomes: Sequence[Outcome]) -> str:
     return " ".join(f"{level} {share:.0%}" for level, share in mix(outcomes).items() if share > 0)
-
-
-def draw(result: DemoResult, path: Path) -> None:
-    """The picture: carbon through the day, quality against its floor, and what was served."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    off_colour, on_colour, grid_colour = "#9aa5b1", "#2f7d4f", "#e0a43a"
-    figure = plt.figure(figsize=(12, 8.2), layout="constrained")
-    axes = figure.subplot_mosaic([["carbon", "carbon"], ["quality", "mix"]], height_ratios=[1.15, 1])
-
-    carbon = axes["carbon"]
-    hours = range(24)
-    for outcomes, colour, offset, label in (
-        (result.baseline, off_colour, -0.2, "directives off"),
-        (result.pith, on_colour, 0.2, "policy on"),
-    ):
-        carbon.bar([h + 0.5 + offset for h in hours], _milligrams_by_hour(outcomes), 0.4, color=colour, label=label)
-    carbon.set_xlim(0, 24)
-    carbon.set_ylim(0, max(_milligrams_by_hour(result.baseline)) * 1.3)  # room for the legend
-    carbon.set_xticks(range(0, 25, 2))
-    carbon.set_xlabel("hour of the simulated day (UTC)")
-    carbon.set_ylabel("mg CO2e an hour, served answers")
-    grid = carbon.twinx()
-    grid.step([*hours, 24], [*result.intensity, result.intensity[-1]], where="post", color=grid_colour, lw=2)
-    grid.set_ylim(0, max(result.intensity) * 1.6)
-    grid.set_ylabel(f"grid intensity, g CO2e/kWh ({result.zone})", color=grid_colour)
-    carbon.legend(loc="upper left", frameon=False, ncols=2)
-
-    quality = axes["quality"]
-    rows = range(len(result.tasks))
-    for outcomes, colour, offset in ((result.baseline, off_colour, -0.2), (result.pith, on_colour, 0.2)):
-        heights = [100 * accuracy(of_task(outcomes, task)) for task in result.tasks]
-        bars = quality.bar([row + offset for row in rows], heights, 0.4, color=colour)
-        quality.bar_label(bars, fmt="%.1f", fontsize=8)
-    for row, task in enumerate(result.tasks):
-        least = 100 * result.floors[task] * accuracy(of_task(result.baseline, task))
-        quality.hlines(least, row - 0.45, row + 0.45, color="#b23b3b", lw=2)
-    quality.plot([], [], color="#b23b3b", lw=2, label="least that the policy allows")
-    quality.set_xticks(list(rows), result.tasks)
-    quality.set_ylim(0, 118)
-    quality.set_ylabel("right answers, %")
-    quality.set_title("Quality kept", loc="left", fontsize=11)
-    quality.legend(loc="upper right", frameon=False, fontsize=9)
-
-    served = axes["mix"]
-    left = [0.0] * len(result.tasks)
-    shades = {"L0": "#c9d1d9", "L1": "#7fb891", "L2": "#2f7d4f"}
-    names = {"L0": "no directive", "L1": "briefly", "L2": "very briefly"}
-    for level in LEVELS:
-        shares = [100 * mix(of_task(result.pith, task)).get(level, 0.0) for task in result.tasks]
-        served.barh(list(rows), shares, left=left, color=shades[level], label=f"{level}: {names[level]}")
-        left = [a + b for a, b in zip(left, shares, strict=True)]
-    served.set_yticks(list(rows), result.tasks)
-    served.invert_yaxis()
-    served.set_xlim(0, 100)
-    served.set_xlabel("share of requests with the policy on, %")
-    served.set_title("What was served", loc="left", fontsize=11, pad=28)
-    served.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=9)
-
-    for frame in (carbon, grid, quality, served):
-        frame.spines[["top"]].set_visible(False)
-    for frame in (quality, served):
-        frame.spines[["right"]].set_visible(False)
-    figure.suptitle(
-        f"{result.carbon_saving:.0%} less carbon for the same day of {len(result.pith):,} requests, "
-        f"every task above its quality floor"
-        if not result.below_floor()
-        else f"Below its floor: {', '.join(result.below_floor())}",
-        fontsize=15,
-        fontweight="bold",
-    )
-    figure.supxlabel(
-        "Demonstration: a tiny model on generated tasks, modelled energy, a stylised grid. "
-        "The evaluator's own carbon is deducted from the saving.",
-        fontsize=9,
-        color="#555",
-    )
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def _milligrams_by_hour(outcomes: Iterable[Outcome]) -> list[float]:
-    hours = [0.0] * 24
-    for outcome in outcomes:
-        hours[int(outcome.request.second // 3600)] += (outcome.carbon_grams or 0.0) * 1e3
-    return hours

@@ -1,4 +1,4 @@
-"""`python -m engine`: serves the model that PITH_ENGINE_MODEL_PATH names."""
+"""`python -m engine`: serves the model that PITH_ENGINE_MODEL_PATH names; `... calibrate` measures what it costs."""
 
 import asyncio
 import secrets
@@ -17,7 +17,9 @@ from common.config import load
 from common.grpc_server import GrpcServer, run_until_signalled
 from common.logging import configure, log_uncaught
 from common.metrics import Metrics
+from engine import calibrate
 from engine.backends.cuda.cupy_device import DeviceError
+from engine.calibration.options import PROGRAM
 from engine.config import EngineConfig
 from engine.engine import Engine
 from engine.metrics import EngineMetrics
@@ -26,10 +28,13 @@ from engine.weights import ModelError
 
 CALLERS = {Role.ENGINE}
 """Routers, and who else may use an engine directly. A client may not: no policy, limit or ledger would know of it."""
+_ALSO = f"{PROGRAM} measures what a request costs on this device: see its --help."
 
 
 def main() -> None:
-    config = load(EngineConfig, **command_line(EngineConfig, "engine"))
+    if sys.argv[1:2] == ["calibrate"]:
+        sys.exit(calibrate.main(sys.argv[2:]))
+    config = load(EngineConfig, **command_line(EngineConfig, "engine", also=_ALSO))
     configure("engine", config.log_level, config.log_format)
     log_uncaught()
     try:
@@ -53,7 +58,16 @@ async def serve(config: EngineConfig, engine: Engine) -> None:
         metrics.serve(config.metrics_port, config.listen_host)
     await server.start()
     await server.set_serving(True)
-    structlog.get_logger("engine").info("serving", model=engine.card.name, digest=engine.card.digest)
+    card, found = engine.card, engine.card.calibration
+    structlog.get_logger("engine").info(
+        "serving",
+        model=card.name,
+        digest=card.digest,
+        energy=card.energy_source,
+        calibration="none: see python -m engine calibrate"
+        if found is None
+        else f"{found.source}, of {found.measured_at:%Y-%m-%d}",
+    )
     try:
         await run_until_signalled(server)
     finally:

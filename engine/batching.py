@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.energy.modelled import Work
+from common.energy.reading import Energy
 from common.scheduling import QueuedRequest, RunningRequest, SchedulingLimits, blocks_needed, plan_step
 from engine.backends.base import Backend, DecodeBatch, PrefillBatch
 from engine.kv_cache import BlockAllocator, extend_block_keys
@@ -31,12 +32,17 @@ class ContinuousBatch:
         self.allocator = BlockAllocator(backend.blocks)
         self.output_tokens = 0
         self.preemptions = 0
+        self.busy_seconds = 0.0
+        """Time in which steps ran, since the start."""
+        self.idle_seconds = 0.0
+        """The rest, up to the last step."""
         self._backend = backend
         self._tokenizer = tokenizer
         self._meter = meter
         self._limits = limits
         self._end_token_ids = end_token_ids
         self._now_seconds = now_seconds
+        self._counted_until_seconds = now_seconds()
         self._waiting: deque[Answer] = deque()
         self._running: list[Answer] = []  # by arrival, all of them before all that wait
         # The running batch as arrays, kept from step to step; None once a request has joined or left.
@@ -50,6 +56,11 @@ class ContinuousBatch:
     @property
     def running(self) -> int:
         return len(self._running)
+
+    @property
+    def idle_energy(self) -> Energy | None:
+        """Of `idle_seconds`; None where unknown."""
+        return self._meter.idle_energy(self.idle_seconds)
 
     def submit(self, request: GenerationRequest) -> None:
         """Queues a request, whose prompt and answer must fit the whole cache."""
@@ -74,9 +85,13 @@ class ContinuousBatch:
         return failed
 
     def step(self) -> list[Update]:
-        """Brings the running requests forward, and those of the waiting that can join: a token for each answer."""
+        """Brings the running requests forward, and those of the waiting that can join: a token for each answer.
+
+        Without any, it brings what is counted as idle up to now.
+        """
         if not self._running:
             self._meter.idle()
+            self._count_idle(self._now_seconds())
         self._catch_up()
         to_come: set[bytes] = set()
         plan = plan_step(
@@ -198,7 +213,11 @@ class ContinuousBatch:
                 batch.block_tables[row, : len(answer.block_table)] = answer.block_table
         began_seconds = self._now_seconds()
         token_ids = self._backend.decode(batch)
-        self._charge(answers, [Work(1, context) for context in batch.context_tokens.tolist()], began_seconds)
+        work = [
+            Work(1, context, not answer.begun)
+            for answer, context in zip(answers, batch.context_tokens.tolist(), strict=True)
+        ]
+        self._charge(answers, work, began_seconds)
         batch.token_ids[:] = token_ids
         batch.context_tokens[:] += 1
         batch.sampling.output_index[:] += np.uint64(1)
@@ -209,7 +228,7 @@ class ContinuousBatch:
     def _prefill(self, pieces: list[tuple[Answer, int]]) -> list[Update]:
         began_seconds = self._now_seconds()
         answers = [answer for answer, _ in pieces]
-        work = [Work(new_tokens, answer.context_tokens) for answer, new_tokens in pieces]
+        work = [Work(new_tokens, answer.context_tokens, not answer.begun) for answer, new_tokens in pieces]
         token_ids = self._backend.prefill(
             PrefillBatch(
                 token_ids=np.concatenate(
@@ -258,9 +277,17 @@ class ContinuousBatch:
 
     def _charge(self, answers: Sequence[Answer], work: Sequence[Work], began_seconds: float) -> None:
         """Shares a step among its sequences: time by new tokens, energy as the meter says."""
-        seconds_per_token = (self._now_seconds() - began_seconds) / sum(one.new_tokens for one in work)
+        ended_seconds = self._now_seconds()
+        self._count_idle(began_seconds)
+        self.busy_seconds += ended_seconds - began_seconds
+        self._counted_until_seconds = ended_seconds
+        seconds_per_token = (ended_seconds - began_seconds) / sum(one.new_tokens for one in work)
         for answer, one, joules in zip(answers, work, self._meter.step(work), strict=True):
             answer.charge(one.new_tokens * seconds_per_token, joules)
+
+    def _count_idle(self, until_seconds: float) -> None:
+        self.idle_seconds += until_seconds - self._counted_until_seconds
+        self._counted_until_seconds = until_seconds
 
     def _take(self, answers: Sequence[Answer], token_ids: npt.NDArray[np.int64]) -> list[Update]:
         now_seconds = self._now_seconds()

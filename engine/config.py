@@ -1,6 +1,7 @@
 """What an engine is told."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -8,7 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from common.config import MEBIBYTE, ServiceConfig
-from common.energy.modelled import SERVER_CPU, DevicePrices
+from common.energy.modelled import H100, SERVER_CPU, DevicePrices
 
 
 class EngineConfig(ServiceConfig):
@@ -30,7 +31,7 @@ class EngineConfig(ServiceConfig):
     )
     cache_directory: Path = Field(
         default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pith",
-        description="Where measured kernel choices and calibrated maxima are kept.",
+        description="Where measured kernel choices, calibrated maxima and energy calibrations are kept.",
     )
     max_batch: int = Field(default=16, ge=1, le=1024, description="Sequences that decode together.")
     max_queue: int = Field(
@@ -54,12 +55,14 @@ class EngineConfig(ServiceConfig):
     delta_window_seconds: float = Field(
         default=0.03, ge=0, le=10, description="Time over which a stream's deltas are merged, after the first."
     )
-    joules_per_flop: float = Field(default=SERVER_CPU.joules_per_flop, ge=0, description="Price of arithmetic.")
-    joules_per_byte: float = Field(default=SERVER_CPU.joules_per_byte, ge=0, description="Price of memory traffic.")
-    joules_per_layer: float = Field(
-        default=SERVER_CPU.joules_per_layer, ge=0, description="Price of dispatching one layer in one step."
+    joules_per_flop: float | None = Field(
+        default=None, ge=0, description="Price of arithmetic. None, here and below: as assumed for the kind of device."
     )
-    idle_watts: float = Field(default=SERVER_CPU.idle_watts, ge=0, description="Power without work.")
+    joules_per_byte: float | None = Field(default=None, ge=0, description="Price of memory traffic.")
+    joules_per_layer: float | None = Field(
+        default=None, ge=0, description="Price of dispatching one layer in one step."
+    )
+    idle_watts: float | None = Field(default=None, ge=0, description="Power without work.")
 
     @model_validator(mode="after")
     def _a_step_holds_a_token_of_every_sequence(self) -> Self:
@@ -72,8 +75,12 @@ class EngineConfig(ServiceConfig):
         """The name that the model is served under."""
         return self.model_name or self.model_path.resolve().name
 
-    @property
-    def prices(self) -> DevicePrices:
-        return DevicePrices(
-            self.joules_per_flop, self.joules_per_byte, self.joules_per_layer, self.idle_watts, "configuration"
-        )
+    def prices(self, backend: str) -> DevicePrices:
+        """What the device under a backend is taken to pay: as configured, else as assumed for its kind."""
+        assumed = H100 if backend == "cuda" else SERVER_CPU
+        names = ("joules_per_flop", "joules_per_byte", "joules_per_layer", "idle_watts")
+        told = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if not told:
+            return assumed
+        rest = "" if len(told) == len(names) else f"; the rest: {assumed.source}"
+        return replace(assumed, **told, source=f"configuration of {', '.join(told)}{rest}")

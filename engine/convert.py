@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from google.protobuf.struct_pb2 import Struct
 from pith.common.v1 import energy_pb2, text_pb2
 from pith.engine.v1 import control_pb2, inference_pb2
 
-from common.energy.reading import EnergySource
+from common.energy.calibration import Calibration
+from common.energy.reading import Energy, EnergySource
 from common.errors import Violations, not_found
 from common.limits import (
     MAX_ID_CHARACTERS,
@@ -265,7 +266,6 @@ def logprob_message(logprob: TokenLogprob) -> text_pb2.TokenLogprob:
 
 
 def finished_message(finished: Finished) -> inference_pb2.Finished:
-    energy = finished.energy
     return inference_pb2.Finished(
         reason=text_pb2.FinishReason.Value(f"FINISH_REASON_{finished.reason}"),
         stop=finished.stop,
@@ -279,7 +279,7 @@ def finished_message(finished: Finished) -> inference_pb2.Finished:
             first_token_seconds=finished.first_token_seconds,
             decode_seconds=finished.decode_seconds,
         ),
-        energy=None if energy is None else energy_pb2.Energy(joules=energy.joules, source=_source(energy.source)),
+        energy=None if finished.energy is None else _energy(finished.energy),
         busy_seconds=finished.busy_seconds,
     )
 
@@ -302,6 +302,7 @@ def model_info_message(card: ModelCard, version: str) -> control_pb2.ModelInfo:
         accepts_logprobs=True,
         accepts_resume=True,
         template_variables=card.template_variables,
+        energy_model=None if card.calibration is None else _energy_model(card.calibration),
     )
 
 
@@ -316,7 +317,28 @@ def load_message(load: Load, max_running: int, max_waiting: int) -> control_pb2.
         output_tokens_total=load.output_tokens,
         requests_total=load.requests,
         draining=load.draining,
+        instance_id=load.instance_id,
+        busy_seconds_total=load.busy_seconds,
+        idle_seconds_total=load.idle_seconds,
+        idle_energy_total=None if load.idle_energy is None else _energy(load.idle_energy),
     )
+
+
+def _energy(energy: Energy) -> energy_pb2.Energy:
+    return energy_pb2.Energy(joules=energy.joules, source=_source(energy.source))
+
+
+def _energy_model(calibration: Calibration) -> energy_pb2.EnergyModel:
+    message = energy_pb2.EnergyModel(
+        **asdict(calibration.model),
+        source=_source(calibration.source),
+        held_out_mape=calibration.held_out_mape,
+        max_batch=calibration.max_batch,
+        max_input_tokens=calibration.max_input_tokens,
+        max_output_tokens=calibration.max_output_tokens,
+    )
+    message.measured_at.FromDatetime(calibration.measured_at)
+    return message
 
 
 def _source(source: EnergySource) -> energy_pb2.EnergySource.ValueType:

@@ -40,8 +40,12 @@ class NvmlCounter:
     """One NVIDIA GPU (Volta or later), through nvidia-ml-py."""
 
     def __init__(self, nvml: Any, device: int) -> None:
+        """device: as CUDA numbers it."""
         self._nvml = nvml
-        self._handle = nvml.nvmlDeviceGetHandleByIndex(device)
+        bus_id = _pci_bus_id(device)
+        self._handle = (
+            nvml.nvmlDeviceGetHandleByIndex(device) if bus_id is None else nvml.nvmlDeviceGetHandleByPciBusId(bus_id)
+        )
 
     def joules(self) -> float:
         try:
@@ -82,6 +86,15 @@ def find_nvml(device: int) -> NvmlCounter | None:
     except (nvml.NVMLError, OSError):
         return None
     return counter
+
+
+def _pci_bus_id(device: int) -> str | None:
+    """NVML numbers the GPUs in another way than CUDA, which heeds CUDA_VISIBLE_DEVICES: by number alone, another GPU's
+    counter might be read. None where CUDA cannot be asked."""
+    try:
+        return str(importlib.import_module("cupy").cuda.runtime.deviceGetPCIBusId(device))
+    except (ImportError, RuntimeError):
+        return None
 
 
 def _integer(path: Path) -> int:

@@ -2,17 +2,23 @@
 
 import asyncio
 import itertools
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import structlog
+
 from common.architecture.shape import ModelShape
-from common.energy.reading import EnergySource
+from common.energy.calibration import Calibration
+from common.energy.reading import Energy, EnergySource
 from common.errors import resource_exhausted, unavailable
 from common.scheduling import SchedulingLimits
 from engine.backends.loading import load_backend
 from engine.batching import ContinuousBatch
+from engine.calibration import file as calibration_file
+from engine.calibration.file import CalibrationFileError
 from engine.config import EngineConfig
 from engine.energy_counters import find_counter
 from engine.kv_cache import BLOCK_SIZE_TOKENS
@@ -26,6 +32,7 @@ from engine.worker import Worker
 
 RETRY_AFTER_SECONDS = 1.0
 """What a caller is told when the queue is full: long enough for a batch to move on."""
+INSTANCE_ID_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,8 @@ class ModelCard:
     accepts_messages: bool
     template_variables: tuple[str, ...]
     """What the chat template reads beside its own."""
+    calibration: Calibration | None
+    """Of this model on this device; None where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,14 @@ class Load:
     requests: int
     """Since the start."""
     draining: bool
+    instance_id: str
+    """Drawn at the start: the totals count from there."""
+    busy_seconds: float
+    """In which steps ran, since the start."""
+    idle_seconds: float
+    """In which none did, up to the last second."""
+    idle_energy: Energy | None
+    """Of the idle time; None where unknown."""
 
 
 class Place:
@@ -88,9 +105,11 @@ class Engine:
         context_tokens = min(model.max_context_tokens, config.max_context_tokens or model.max_context_tokens)
         digest = model_digest(directory)
         backend = load_backend(config, model, tokenizer, digest)
-        modelled = ModelledMeter(model.shape, config.prices, backend.bytes_per_parameter, backend.bytes_per_kv)
+        prices = config.prices(backend.name)
+        modelled = ModelledMeter(model.shape, prices, backend.bytes_per_parameter, backend.bytes_per_kv)
+        calibration = _calibration(config, digest, backend.device)
         counter = find_counter(f"cuda:{config.gpu}" if backend.name == "cuda" else "cpu")
-        meter = choose_meter(counter, modelled)
+        meter = choose_meter(counter, modelled, calibration)
         limits = SchedulingLimits(config.max_batch, config.max_step_tokens)
         self.config = config
         self.tokenizer = tokenizer
@@ -108,7 +127,9 @@ class Engine:
             idle_watts=meter.idle_watts,
             accepts_messages=tokenizer.accepts_messages,
             template_variables=tokenizer.template_variables,
+            calibration=calibration,
         )
+        self._instance_id = secrets.token_hex(INSTANCE_ID_BYTES)
         self._blocks = backend.blocks
         self._modelled = modelled
         self._end_token_ids = model.end_token_ids
@@ -226,6 +247,10 @@ class Engine:
             output_tokens=occupancy.output_tokens,
             requests=self._requests,
             draining=self._draining,
+            instance_id=self._instance_id,
+            busy_seconds=occupancy.busy_seconds,
+            idle_seconds=occupancy.idle_seconds,
+            idle_energy=occupancy.idle_energy,
         )
 
     @property
@@ -243,3 +268,11 @@ class Engine:
             # The client may be gone while its last step was under way.
             if place := self._places.get(update.key):
                 place.stream.push(update)
+
+
+def _calibration(config: EngineConfig, digest: str, device: str) -> Calibration | None:
+    try:
+        return calibration_file.load(config.cache_directory, digest, device)
+    except CalibrationFileError as fault:
+        structlog.get_logger("engine").warning("calibration not used", why=str(fault))
+        return None

@@ -1,12 +1,15 @@
 """Energy of the steps, shared among the sequences that each step served; an estimate of what a lost engine spent."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from common.architecture.shape import ModelShape
+from common.energy.calibration import Calibration
 from common.energy.modelled import DevicePrices, Work, request_energy_joules, step_energy_joules
 from common.energy.reading import Energy, EnergySource
+from common.energy.sweet_spot import SweetSpot
 from engine.energy_counters import EnergyCounter
 from engine.request import Finished
 
@@ -24,6 +27,9 @@ class Meter(Protocol):
 
     def idle(self) -> None:
         """Nothing has run since the last step: the energy since then is no sequence's."""
+
+    def idle_energy(self, idle_seconds: float) -> Energy | None:
+        """Of all the time without steps since the start, which is `idle_seconds`; None where unknown."""
 
     def step(self, work: Sequence[Work]) -> Sequence[float | None]:
         """Joules of each sequence in the step that has just ended, in the order of `work`; None where unknown."""
@@ -48,6 +54,9 @@ class ModelledMeter:
 
     def idle(self) -> None:
         pass
+
+    def idle_energy(self, idle_seconds: float) -> Energy:
+        return Energy(self.idle_watts * idle_seconds, EnergySource.MODELLED)
 
     def step(self, work: Sequence[Work]) -> Sequence[float]:
         return step_energy_joules(self._shape, self._prices, work, self._bytes_per_parameter, self._bytes_per_kv)
@@ -80,6 +89,10 @@ class CountedMeter:
         joules = self._since_last_reading()
         self.idle_joules = None if joules is None or self.idle_joules is None else self.idle_joules + joules
 
+    def idle_energy(self, idle_seconds: float) -> Energy | None:
+        """The counter is read for it alone."""
+        return None if self.idle_joules is None else Energy(self.idle_joules, EnergySource.MEASURED)
+
     def step(self, work: Sequence[Work]) -> Sequence[float | None]:
         joules = self._since_last_reading()
         if joules is None:
@@ -91,7 +104,8 @@ class CountedMeter:
         return [share * per_share for share in shares]
 
     def _since_last_reading(self) -> float | None:
-        """None where this reading or the last has failed: what passed between cannot be told apart."""
+        """None where this reading or the last has failed, or the counter has fallen: what passed between cannot be told
+        apart."""
         before = self._counted_joules
         try:
             self._counted_joules = self._counter.joules()
@@ -99,12 +113,52 @@ class CountedMeter:
             self._counted_joules = None
         if before is None or self._counted_joules is None:
             return None
-        return self._counted_joules - before
+        joules = self._counted_joules - before
+        # A driver that starts anew counts from 0 again.
+        return joules if 0 <= joules < math.inf else None
 
 
-def choose_meter(counter: EnergyCounter | None, model: ModelledMeter) -> Meter:
-    """The strongest claim that this machine allows: its counter where it has one, else the model."""
-    return model if counter is None else CountedMeter(counter, model)
+class CalibratedMeter:
+    """Prices steps by what this model took on this device when its counter could be read: MODELLED.
+
+    A step costs the difference that it makes to E(n, m). The first piece of a prompt pays, with its own tokens, for
+    what comes once in a request and for the first output token, which no step of its own brings; so the steps of an
+    answer add up to the calibration's energy of it, where t2 = 2 t4. Which of the tokens before it were prompt a step
+    does not show: it costs the mean of what it would if all were and if none was.
+    """
+
+    source = EnergySource.MODELLED
+
+    def __init__(self, calibrated: SweetSpot, model: ModelledMeter) -> None:
+        """`model` says what the device draws without work."""
+        self.idle_watts = model.idle_watts
+        self.idle = model.idle
+        self.idle_energy = model.idle_energy
+        self._calibrated = calibrated
+
+    def step(self, work: Sequence[Work]) -> Sequence[float]:
+        return [self._joules(one, len(work)) for one in work]
+
+    def _joules(self, work: Work, batch: int) -> float:
+        energy_joules, before = self._calibrated.energy_joules, work.context_tokens
+        after = before + work.new_tokens
+        if work.begins:
+            # What the cache held of the prompt is not computed again.
+            return energy_joules(after, 1, batch) - energy_joules(before, 0, batch) + energy_joules(0, 0, batch)
+        if work.new_tokens > 1:
+            return energy_joules(after, 0, batch) - energy_joules(before, 0, batch)
+        after_prompt = energy_joules(after, 1, batch) - energy_joules(after, 0, batch)
+        after_answer = energy_joules(0, after + 1, batch) - energy_joules(0, after, batch)
+        return (after_prompt + after_answer) / 2
+
+
+def choose_meter(counter: EnergyCounter | None, model: ModelledMeter, calibration: Calibration | None = None) -> Meter:
+    """The strongest claim that this machine allows: its counter, else what one has shown before, else the model."""
+    if counter is not None:
+        return CountedMeter(counter, model)
+    if calibration is not None and calibration.source is EnergySource.MEASURED:
+        return CalibratedMeter(calibration.model, model)
+    return model
 
 
 def with_resumed_part(own: Finished, model: ModelledMeter) -> Finished:

@@ -1,12 +1,36 @@
 """What the engine counts for Prometheus, beside what every service does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from common.metrics import Metrics
 from engine.engine import Load
 from engine.request import Finished
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class DeviceTotals(Collector):
+    """What the device has done since the start, at each scrape."""
+
+    def __init__(self, load: Callable[[], Load]) -> None:
+        self._load = load
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        load = self._load()
+        seconds = CounterMetricFamily(
+            "pith_engine_device_seconds", "Time in which steps ran, and in which none did.", labels=("state",)
+        )
+        seconds.add_metric(("busy",), load.busy_seconds)
+        seconds.add_metric(("idle",), load.idle_seconds)
+        joules = CounterMetricFamily(
+            "pith_engine_idle_energy_joules", "Energy without steps, where known.", labels=("source",)
+        )
+        if load.idle_energy is not None:
+            joules.add_metric((load.idle_energy.source,), load.idle_energy.joules)
+        return seconds, joules
 
 
 class EngineMetrics:
@@ -35,6 +59,7 @@ class EngineMetrics:
             ("kv_cache_free", "Free blocks of the KV cache.", "blocks", lambda: load().free_blocks),
         ):
             metrics.gauge(name, help_text, unit=unit).set_function(read)
+        metrics.registry.register(DeviceTotals(load))
 
     def finished(self, finished: Finished) -> None:
         self._answers.labels(finished.reason).inc()

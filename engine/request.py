@@ -131,6 +131,8 @@ class Answer:
         self._reached_tokens = 0
         self.preemptions = 0
         self.admitted_seconds: float | None = None
+        self.begun = False
+        """Whether it had a step since it joined the batch."""
         self.busy_seconds = 0.0
         self.joules: float | None = 0.0
         params = request.sampling
@@ -161,6 +163,7 @@ class Answer:
         """Nothing is in the cache any more."""
         self._reached_tokens = max(self._reached_tokens, self.context_tokens)
         self.context_tokens = 0
+        self.begun = False
 
     def take(
         self, token_id: int, end_token_ids: frozenset[int], now_seconds: float
@@ -199,6 +202,7 @@ class Answer:
 
     def charge(self, busy_seconds: float, joules: float | None) -> None:
         """Adds a step's share. Energy that is unknown once stays unknown."""
+        self.begun = True
         self.busy_seconds += busy_seconds
         self.joules = None if self.joules is None or joules is None else self.joules + joules
 

@@ -1,6 +1,7 @@
 """engine.v1.Inference and engine.v1.Control over one Engine."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from common.auth import current_request
 from common.errors import Violations, internal
 from common.grpc_server import Context
 from engine import convert
-from engine.engine import Engine, Place
+from engine.engine import Engine, Load, Place
 from engine.request import Finished, GenerationRequest, ResumeError, Update
 from engine.stream import DecodingError, Delta
 from engine.tokenizer import TemplateRejectedError
@@ -23,6 +24,8 @@ TOKENISER_THREADS = 2
 DEFAULT_WATCH_SECONDS = 0.5
 MIN_WATCH_SECONDS = 0.05
 MAX_WATCH_SECONDS = 60.0
+TOTALS_SECONDS = 5.0
+"""Where nothing else changes, how often a watcher is told what time and energy have gone by."""
 
 
 class InferenceService:
@@ -132,7 +135,7 @@ class ControlService:
         return convert.model_info_message(self._engine.card, self._version)
 
     async def GetLoad(self, request: control_pb2.GetLoadRequest, context: Context) -> control_pb2.Load:
-        return self._load()
+        return self._message(self._engine.load())
 
     async def WatchLoad(
         self, request: control_pb2.WatchLoadRequest, context: Context
@@ -147,12 +150,14 @@ class ControlService:
             f"is {interval_seconds} s; from {MIN_WATCH_SECONDS} to {MAX_WATCH_SECONDS:g} s",
         )
         faults.raise_if_any()
-        told: control_pb2.Load | None = None
+        told: Load | None = None
+        told_seconds = 0.0
         while True:
-            load = self._load()
-            if load != told:
-                told = load
-                yield load
+            load, now_seconds = self._engine.load(), time.monotonic()
+            still = replace(load, busy_seconds=0.0, idle_seconds=0.0, idle_energy=None)
+            if still != told or now_seconds - told_seconds >= TOTALS_SECONDS:
+                told, told_seconds = still, now_seconds
+                yield self._message(load)
             await asyncio.sleep(interval_seconds)
 
     async def Abort(self, request: control_pb2.AbortRequest, context: Context) -> control_pb2.AbortResponse:
@@ -165,9 +170,9 @@ class ControlService:
         await self._not_serving()
         return control_pb2.DrainResponse(finished=await self._engine.drain())
 
-    def _load(self) -> control_pb2.Load:
+    def _message(self, load: Load) -> control_pb2.Load:
         config = self._engine.config
-        return convert.load_message(self._engine.load(), config.max_batch, config.max_queue)
+        return convert.load_message(load, config.max_batch, config.max_queue)
 
 
 def _request_id(request: inference_pb2.GenerateRequest) -> str:

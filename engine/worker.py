@@ -6,8 +6,13 @@ from dataclasses import dataclass
 
 import structlog
 
+from common.energy.reading import Energy
 from engine.batching import ContinuousBatch
 from engine.request import GenerationRequest, Update
+
+IDLE_STEP_SECONDS = 1.0
+"""Without requests, how often the loop brings idle time and its energy up to date: a counter of energy is read by the
+loop's thread alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +23,12 @@ class Occupancy:
     free_blocks: int
     output_tokens: int
     """Since the start."""
+    busy_seconds: float
+    """In which steps ran, since the start."""
+    idle_seconds: float
+    """In which none did."""
+    idle_energy: Energy | None
+    """Of the idle time; None where unknown."""
 
 
 class Worker:
@@ -59,8 +70,8 @@ class Worker:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not (self._stopping or self._submitted or self._aborted or self._busy()):
-                    self._wake.wait()
+                if not (self._stopping or self._submitted or self._aborted or self._busy()):
+                    self._wake.wait(IDLE_STEP_SECONDS)
                 if self._stopping:
                     return
                 submitted, self._submitted = self._submitted, []
@@ -84,4 +95,11 @@ class Worker:
 
     def _observe(self) -> Occupancy:
         batch = self._batch
-        return Occupancy(batch.running, batch.allocator.free_blocks, batch.output_tokens)
+        return Occupancy(
+            running=batch.running,
+            free_blocks=batch.allocator.free_blocks,
+            output_tokens=batch.output_tokens,
+            busy_seconds=batch.busy_seconds,
+            idle_seconds=batch.idle_seconds,
+            idle_energy=batch.idle_energy,
+        )

@@ -16,7 +16,7 @@ from common.logging import configure, log_uncaught
 from common.metrics import Metrics
 from evaluator.client import RouterClient
 from evaluator.config import EvaluatorConfig
-from evaluator.judges.reference import ReferenceJudge
+from evaluator.judges.configured import configured_judges
 from evaluator.loop import EvaluationLoop
 from evaluator.service import DESCRIPTOR, ROLES, WATCHES, EvaluationService
 from evaluator.trial import Trials
@@ -48,9 +48,10 @@ async def serve(config: EvaluatorConfig) -> None:
             lease_seconds=config.lease_seconds,
         )
         clock = clock_from_spec(config.clock)
-        loop = EvaluationLoop(config, router, ReferenceJudge(), clock, SystemClock(), metrics)
+        judge = configured_judges(config, clock, lambda: loop.knowledge.latest_g_per_kwh, metrics)
+        loop = EvaluationLoop(config, router, judge, clock, SystemClock(), metrics)
         server = GrpcServer(config, Authenticator.from_file(config.tokens_file, clock), metrics)
-        trials = Trials(router, ReferenceJudge(), config.concurrency, config.alpha, loop.spending)
+        trials = Trials(router, judge, config.concurrency, config.alpha, loop.spending)
         server.add(EvaluationService(loop, trials), DESCRIPTOR, roles=ROLES, watches=WATCHES)
         if config.metrics_port is not None:
             metrics.serve(config.metrics_port, config.listen_host)
@@ -63,6 +64,7 @@ async def serve(config: EvaluatorConfig) -> None:
             announcing.cancel()
             await loop.stop(config.drain_seconds)
             polling.cancel()
+            await judge.close()
             metrics.close()
 
 

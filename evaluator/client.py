@@ -17,7 +17,17 @@ from pith.router.v1 import feedback_pb2, feedback_pb2_grpc, generation_pb2, gene
 from common.clock import Clock
 from common.errors import PithError, failed_precondition, from_rpc_error, unavailable
 from common.quality.estimates import Cell, PairedScore, QualityBound
-from evaluator.convert import from_answer, from_bound, from_cell, from_score, from_time, to_plan, to_sample, to_score
+from evaluator.convert import (
+    from_answer,
+    from_bound,
+    from_cell,
+    from_score,
+    from_time,
+    to_plan,
+    to_sample,
+    to_score,
+    to_signal,
+)
 from evaluator.samples import Answer, EvaluationPlan, Generated, Sample
 
 _SCORES_PAGE = 5_000
@@ -48,7 +58,7 @@ class RouterClient:
 
     Args:
         channel: from `common.grpc_client.connect`, without retries of its own.
-        evaluator: name that leases and reports carry.
+        evaluator: name that leases and reports carry, with an ending that is this client's own.
         back_off: what retries wait on; wall time outside of tests, for engines and networks recover in wall time.
         attempts: tries of a generation and of a report.
         call_deadline_seconds, generation_deadline_seconds: of one try, wall time.
@@ -68,7 +78,8 @@ class RouterClient:
     ) -> None:
         self._feedback = feedback_pb2_grpc.FeedbackStub(channel)
         self._generation = generation_pb2_grpc.GenerationStub(channel)
-        self._evaluator = evaluator
+        # Two evaluators may have been given one name: a late report must not pass for that of the lease's holder.
+        self._evaluator = f"{evaluator}-{uuid.uuid4().hex[:8]}"
         self._back_off = back_off
         self._attempts = attempts
         self._deadline_seconds = call_deadline_seconds
@@ -141,6 +152,7 @@ class RouterClient:
                 if finished.HasField("carbon")
                 else None
             ),
+            signal=to_signal(finished.carbon.intensity) if finished.HasField("carbon") else None,
         )
 
     async def report(

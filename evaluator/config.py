@@ -5,10 +5,11 @@ from pathlib import Path
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from common.addresses import check_target
+from common.addresses import check_target, check_url
 from common.client_tls import ClientTls, from_settings
 from common.config import ServiceConfig
 from common.quality.trigger import EvaluationTrigger
+from evaluator.judges.budget import DailyLimits
 from evaluator.sampling import Economy
 
 
@@ -43,7 +44,7 @@ class EvaluatorConfig(ServiceConfig):
 
     alpha: float = Field(default=0.05, gt=0, lt=1, description="Error probability of each bound, over all looks at it.")
     drift_alpha: float = Field(
-        default=0.001, gt=0, lt=1, description="1 / the least mean number of scores to a false drift alarm."
+        default=0.01, gt=0, lt=1, description="1 / the least mean number of scores to a false drift alarm."
     )
 
     poll_seconds: float = Field(default=60.0, gt=0, description="Between looks at whether to evaluate, on PITH_CLOCK.")
@@ -93,11 +94,111 @@ class EvaluatorConfig(ServiceConfig):
         default=30.0, gt=0, le=600, description="Deadline of any other call to the router, wall time."
     )
 
-    @field_validator("router")
+    judge_engine: str | None = Field(
+        default=None,
+        description="Address, as for `router`, of one of Pith's engines that compares answers for policies with grader "
+        "pairwise. Its model must have a chat template. Quality is then the preference for the directive's answer, the "
+        "mean over both orders, and L0's is 1/2: a floor of 0.95 asks for a preference of 0.475.",
+    )
+    judge_url: str | None = Field(
+        default=None,
+        description="Instead of judge_engine: base URL of an OpenAI-compatible API, such as https://HOST/v1. Prompts "
+        "and answers of users are sent there. https, or http to this machine alone.",
+    )
+    judge_model: str = Field(
+        default="",
+        max_length=100,
+        description="Model that judges; needed with judge_url, where a dated name keeps it the same. With "
+        "judge_engine: the model that must be loaded; empty: whatever is. Another model is another judge, whose "
+        "estimates begin anew.",
+    )
+    judge_token: SecretStr | None = Field(
+        default=None, description="Bearer token of role engine at judge_engine, or the API key for judge_url."
+    )
+    judge_tls_ca: Path | None = Field(
+        default=None, description="As router_tls_ca, for judge_engine. None: it is called in the clear, the token too."
+    )
+    judge_tls_certificate: Path | None = Field(
+        default=None, description="As router_tls_certificate, for a judge_engine with tls_client_ca."
+    )
+    judge_tls_key: Path | None = Field(default=None, description="PEM file of its private key, without a passphrase.")
+    judge_timeout_seconds: float = Field(
+        default=60.0, gt=0, le=3600, description="For one reply of the judge, wall time."
+    )
+    judge_attempts: int = Field(
+        default=3,
+        ge=1,
+        le=20,
+        description="Tries of one question while the judge is away, slow or busy (429 and 5xx; Retry-After is "
+        "honoured). After them the judge is left alone for a minute, then two, up to an hour; samples stay unscored.",
+    )
+    judge_concurrency: int = Field(
+        default=2, ge=1, le=256, description="Comparisons at a time; each asks twice, once in each order."
+    )
+    judge_queue_samples: int = Field(
+        default=256, ge=0, le=100_000, description="Comparisons that may wait; further ones stay unscored, and counted."
+    )
+    judge_answer_characters: int = Field(
+        default=8_000,
+        ge=200,
+        le=1_000_000,
+        description="Of each answer, and of the conversation, that the judge is shown: of longer ones the first and "
+        "the last half of that many.",
+    )
+    judge_requests_per_day: int | None = Field(
+        default=2_000, ge=1, description="Calls of the judge in a UTC day of PITH_CLOCK, counted anew after a restart."
+    )
+    judge_grams_per_day: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="gCO2eq of the judge in a UTC day of PITH_CLOCK, counted anew after a restart: its engine's energy "
+        "at the grid's latest intensity, or as judge_grams_per_1000_tokens says. Where a call's is unknown, judging "
+        "ends for the day. None: no limit.",
+    )
+    judge_grams_per_1000_tokens: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="What judge_url emits a 1,000 tokens of prompt and reply, in gCO2eq, as you declare it: such an "
+        "API tells no energy. None: unknown.",
+    )
+
+    @field_validator("router", "judge_engine")
     @classmethod
-    def _router_reachable(cls, address: str) -> str:
-        check_target(address)
+    def _reachable(cls, address: str | None) -> str | None:
+        if address is not None:
+            check_target(address)
         return address
+
+    @field_validator("judge_token")
+    @classmethod
+    def _token_fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and not (token.get_secret_value().isascii() and token.get_secret_value().isprintable()):
+            raise ValueError("must be printable ASCII")
+        return token
+
+    @field_validator("judge_url")
+    @classmethod
+    def _judge_url_sound(cls, url: str | None) -> str | None:
+        if url is not None:
+            check_url(url)
+        return url
+
+    @model_validator(mode="after")
+    def _judge_whole(self) -> "EvaluatorConfig":
+        if self.judge_engine is not None and self.judge_url is not None:
+            raise ValueError("judge_engine and judge_url: only one may be set")
+        if self.judge_url is not None and not self.judge_model:
+            raise ValueError("judge_model: is needed with judge_url")
+        declared = self.judge_grams_per_1000_tokens is not None
+        if self.judge_url is None and declared:
+            raise ValueError("judge_grams_per_1000_tokens: is for judge_url; an engine tells its energy")
+        if self.judge_url is not None and self.judge_grams_per_day is not None and not declared:
+            raise ValueError("judge_grams_per_day: needs judge_grams_per_1000_tokens with judge_url")
+        if self.judge_engine is None and self.judge_tls is not None:
+            raise ValueError("judge_tls_ca: is for judge_engine, which is not set")
+        return self
 
     @model_validator(mode="after")
     def _router_tls_whole(self) -> "EvaluatorConfig":
@@ -113,6 +214,16 @@ class EvaluatorConfig(ServiceConfig):
     def router_tls(self) -> ClientTls | None:
         """How the router is called; None: in the clear."""
         return from_settings("router_tls_", self.router_tls_ca, self.router_tls_certificate, self.router_tls_key)
+
+    @property
+    def judge_tls(self) -> ClientTls | None:
+        """How judge_engine is called; None: in the clear."""
+        return from_settings("judge_tls_", self.judge_tls_ca, self.judge_tls_certificate, self.judge_tls_key)
+
+    @property
+    def judge_limits(self) -> DailyLimits:
+        """What judging may cost a day."""
+        return DailyLimits(self.judge_requests_per_day, self.judge_grams_per_day)
 
     @property
     def trigger(self) -> EvaluationTrigger:

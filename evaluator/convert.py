@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from pith.common.v1 import energy_pb2, text_pb2
 from pith.router.v1 import feedback_pb2, generation_pb2, policies_pb2
 
+from common.carbon.intensity import Scope, Signal, SignalKind
 from common.quality.estimates import Cell, Floor, FloorKind, PairedScore, QualityBound
-from evaluator.samples import Answer, EvaluationPlan, Sample, Target
+from common.quality.pairwise import Comparison
+from evaluator.samples import Answer, EvaluationPlan, Sample, Target, Turn
 
 
 def to_time(timestamp: Timestamp) -> datetime:
@@ -18,6 +22,15 @@ def to_time(timestamp: Timestamp) -> datetime:
 _FLOOR_KINDS = {
     policies_pb2.FLOOR_KIND_RELATIVE: FloorKind.RELATIVE,
     policies_pb2.FLOOR_KIND_ABSOLUTE: FloorKind.ABSOLUTE,
+}
+_KINDS = {
+    energy_pb2.SIGNAL_KIND_AVERAGE: SignalKind.AVERAGE,
+    energy_pb2.SIGNAL_KIND_MARGINAL: SignalKind.MARGINAL,
+}
+_ROLES = {text_pb2.ROLE_SYSTEM: "system", text_pb2.ROLE_USER: "user", text_pb2.ROLE_ASSISTANT: "assistant"}
+_SCOPES = {
+    energy_pb2.EMISSION_SCOPE_DIRECT: Scope.DIRECT,
+    energy_pb2.EMISSION_SCOPE_LIFECYCLE: Scope.LIFECYCLE,
 }
 
 
@@ -57,6 +70,13 @@ def _to_target(message: feedback_pb2.EvaluationPlan.Target) -> Target:
     )
 
 
+def to_signal(message: energy_pb2.Intensity) -> Signal | None:
+    """What grams at this intensity count; None where a half of it is unspecified, or of a later version."""
+    if message.kind not in _KINDS or message.scope not in _SCOPES:
+        return None
+    return Signal(_KINDS[message.kind], _SCOPES[message.scope])
+
+
 def to_sample(message: feedback_pb2.Sample) -> Sample:
     request = generation_pb2.GenerateRequest(
         task=message.task,
@@ -78,6 +98,7 @@ def to_sample(message: feedback_pb2.Sample) -> Sample:
             for answer in message.answers
         ),
         request=request.SerializeToString(),
+        turns=tuple(Turn(_ROLES.get(turn.role, "user"), turn.content) for turn in message.messages),
     )
 
 
@@ -100,6 +121,7 @@ def to_score(message: feedback_pb2.ListScoresResponse.ScoredSample) -> PairedSco
         judge=message.score.judge,
         revision=str(message.score.directive_revision),
         scored_at=to_time(message.scored_at),
+        comparison=_to_comparison(message.score.comparison) if message.score.HasField("comparison") else None,
     )
 
 
@@ -110,7 +132,12 @@ def from_score(score: PairedScore) -> feedback_pb2.Score:
         quality=score.quality,
         baseline_quality=score.baseline_quality,
         judge=score.judge,
+        comparison=None if score.comparison is None else feedback_pb2.Comparison(**asdict(score.comparison)),
     )
+
+
+def _to_comparison(message: feedback_pb2.Comparison) -> Comparison:
+    return Comparison(message.characters, message.baseline_characters, message.shown_first, message.shown_second)
 
 
 def from_bound(bound: QualityBound) -> feedback_pb2.QualityBound:

@@ -13,7 +13,6 @@ from common.quality.estimates import PairedScore
 from evaluator.client import Outcome, RouterClient
 from evaluator.examination import Examined, Examiner
 from evaluator.judges.base import Judge, Judgement, Unscored
-from evaluator.judges.reference import judge_name
 from evaluator.knowledge import Knowledge
 from evaluator.progress import Progress, ProgressLog, batch_line, verdict_line, withdrawal_line
 from evaluator.samples import L0, EvaluationPlan, Sample, Target
@@ -78,7 +77,9 @@ class Evaluation:
         """
         plan = await self._knowledge.refresh()
         since = plan.last_reported_at
-        for grader in sorted({t.grader for t in plan.targets if not self._judge.judges(t.grader)}):
+        graders = {target.grader for target in plan.targets}
+        await self._judge.prepare(graders)
+        for grader in sorted(grader for grader in graders if not self._judge.judges(grader)):
             self._publish(f"left out: no judge for grader {grader!r}")
         while not stopping.is_set():
             batch = next_batch(self._targets(), self._knowledge.estimates, self._economy, self._tally)
@@ -96,7 +97,7 @@ class Evaluation:
         target = batch.target
         # What was served before a drop tells nothing about what came of it, nor, where one is to be noticed, what was
         # served before the last evaluation.
-        changed_at = self._knowledge.changed_at.get((target.cell, judge_name(target.grader)))
+        changed_at = self._knowledge.changed_at.get((target.cell, self._judge.name(target.grader)))
         ends = [changed_at, since if batch.is_maintenance else None]
         served_after = max((end for end in ends if end is not None), default=None)
         drawn = await self._router.draw(target.cell, batch.samples, served_after)
@@ -195,4 +196,5 @@ def _score(target: Target, examined: Examined, judgement: Judgement, scored_at: 
         judge=judgement.judge,
         revision=str(target.revision),
         scored_at=scored_at,
+        comparison=judgement.comparison,
     )

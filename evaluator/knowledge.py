@@ -10,7 +10,7 @@ import structlog
 
 from common.quality.estimates import Cell, EpochReason, EpochStart, Estimates, Floor, PairedScore
 from evaluator.client import RouterClient
-from evaluator.judges.reference import judge_name
+from evaluator.judges.base import Judge
 from evaluator.samples import EvaluationPlan
 
 
@@ -19,10 +19,14 @@ class Knowledge:
 
     Estimates equal what the router has recorded, but for the report in hand. When that fails it is not known whether
     it was recorded: `distrust` then has them rebuilt before they are used again.
+
+    Args:
+        judge: names whose scores count for a cell at present.
     """
 
-    def __init__(self, router: RouterClient, alpha: float, drift_alpha: float) -> None:
+    def __init__(self, router: RouterClient, judge: Judge, alpha: float, drift_alpha: float) -> None:
         self._router = router
+        self._judge_name = judge.name
         self._alpha = alpha
         self._drift_alpha = drift_alpha
         self._trusted = False
@@ -70,6 +74,11 @@ class Knowledge:
         self.changed_at.update(((start.cell, start.judge), start.at) for start in starts)
         return starts
 
+    @property
+    def latest_g_per_kwh(self) -> float | None:
+        """The grid's intensity as the plan last had it; None where unknown."""
+        return self.plan.intensities[-1][1] if self.plan is not None and self.plan.intensities else None
+
     def distrust(self) -> None:
         self._trusted = False
 
@@ -81,13 +90,13 @@ class Knowledge:
 
     def _judge(self, cell: Cell) -> str:
         target = self.plan.target(cell) if self.plan is not None else None
-        return judge_name(target.grader) if target is not None and target.grader else ""
+        return self._judge_name(target.grader) if target is not None else ""
 
     def _tell_of_new_judges(self, plan: EvaluationPlan) -> None:
         """Logs, once each, the directives for which another judge's scores count from now on: the first close them."""
         for target in plan.targets:
-            judge, known = judge_name(target.grader), self.estimates.judges(target.cell)
-            if target.grader and known and judge not in known and (target.cell, judge) not in self._begun_anew:
+            judge, known = self._judge_name(target.grader), self.estimates.judges(target.cell)
+            if judge and known and judge not in known and (target.cell, judge) not in self._begun_anew:
                 self._begun_anew.add((target.cell, judge))
                 self._log.warning(
                     "another judge: the estimate begins anew",

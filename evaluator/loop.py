@@ -48,7 +48,7 @@ class EvaluationLoop:
         self._task: asyncio.Task[None] | None = None
         self._cut_short = False
         self._metrics = _LoopMetrics(metrics)
-        self.knowledge = Knowledge(router, config.alpha, config.drift_alpha)
+        self.knowledge = Knowledge(router, judge, config.alpha, config.drift_alpha)
         self.spending = Spending(metrics)
         self.evaluations = 0
         self.last_run_at: datetime | None = None
@@ -116,7 +116,8 @@ class EvaluationLoop:
         if self._cut_short and batches(targets, estimates, economy, Tally()):
             self.reason = "goes on with an evaluation that was cut short"
             return True
-        undecided, maintenance = work_waits(targets, estimates, economy)
+        fresh_seconds = self._config.trigger.fresh_seconds
+        undecided, maintenance = work_waits(targets, estimates, economy, plan.now, fresh_seconds)
         known = [at for at in (self.last_run_at, plan.last_reported_at) if at is not None]
         decision = self._config.trigger.should_run(plan.now, max(known, default=None), plan.intensities, undecided)
         if decision.run and not (undecided or maintenance):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from common.carbon.intensity import Signal
 from common.quality.estimates import Cell, Estimates, Floor, Verdict
 
 L0 = "L0"
@@ -79,6 +80,15 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a conversation."""
+
+    role: str
+    """"system", "user" or "assistant"."""
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """A served request, leased to be judged."""
 
@@ -92,6 +102,8 @@ class Sample:
     """At hand: the served one, and those generated before."""
     request: bytes
     """pith.router.v1.GenerateRequest with messages, sampling and limits as they were served."""
+    turns: tuple[Turn, ...] = ()
+    """Its messages."""
 
     def answer(self, directive: str, revision: int) -> Answer | None:
         """The answer at hand of a directive's revision; of L0 any."""
@@ -108,3 +120,5 @@ class Generated:
     answer: Answer
     energy_joules: float | None
     carbon_grams: float | None
+    signal: Signal | None
+    """What the grams count."""

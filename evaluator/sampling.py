@@ -3,11 +3,18 @@
 For one (model, task), directives are tried from the least predicted carbon up:
 
 - One that saves nothing is left alone, and so is one that is closed: the next has its turn.
-- Under one that is open at every floor, those of more carbon need no evidence: the optimizer would not choose them.
-- One that stays undecided for long, its share of quality being close to the floor, does not keep the next one waiting:
-  the fewer spells of `patience_samples` a directive has had, the earlier its turn.
+- Under one that is open at every floor, those of more carbon need no evidence: the optimizer would not choose them. Nor
+  do those that would save next to nothing beyond it.
+- One that stays undecided for long, its share of quality being close to the floor, does not keep the next one
+  waiting: each has a spell of `patience_samples`, and then the one that promises most goes on.
+- One that has had a spell and is unlikely to clear its floor within ten more is left alone too, though its bounds do
+  not rule it out: it is closed as it is, and more scores would most likely change nothing.
 - One that is open is looked at with a few fresh samples in each evaluation, and with more for as long as these fall
-  short of its floor, so that drift is noticed. Bounds and drift detector hold whatever rule ends the sampling.
+  short of its floor, so that drift is noticed.
+
+Of several tasks' directives those that are open come first, then those that promise most: predicted saving of the
+waiting traffic x chance that the floor is cleared / cost of judging. An evaluation for open ones alone waits until
+they have not been looked at for a while. Bounds and drift detector hold whatever rule chooses and ends the sampling.
 """
 
 from __future__ import annotations
@@ -15,9 +22,16 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from common.quality.estimates import Cell, Estimates, Floor, FloorKind, PairedScore
 from evaluator.samples import Target
+
+FUTILE_CHANCE = 0.05
+"""Of clearing a floor, below which a directive is not worth its samples."""
+FORESEEABLE_SPELLS = 10
+LEAST_FURTHER_SAVING = 0.05
+"""Share of L0's carbon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +84,8 @@ def next_batch(targets: Sequence[Target], estimates: Estimates, economy: Economy
 
 
 def batches(targets: Sequence[Target], estimates: Estimates, economy: Economy, tally: Tally) -> list[Batch]:
-    """What can be judged now: those that are open, and at most one undecided directive, of each (model, task).
+    """What can be judged now: those that are open, and at most one undecided directive, of each (model, task);
+    what is worth most first.
 
     Args:
         targets: those that can be judged, with `waiting` as of now.
@@ -78,16 +93,44 @@ def batches(targets: Sequence[Target], estimates: Estimates, economy: Economy, t
     groups: dict[tuple[str, str], list[Target]] = {}
     for target in targets:
         groups.setdefault((target.cell.model, target.cell.task), []).append(target)
-    return [batch for group in groups.values() for batch in _of_group(group, estimates, economy, tally)]
+    found = [batch for group in groups.values() for batch in _of_group(group, estimates, economy, tally)]
+    # Sorting keeps the order of equals: a task's cheaper directive stays before its dearer one.
+    return sorted(found, key=lambda batch: (not batch.is_maintenance, -_value(batch.target, estimates, economy)))
 
 
-def work_waits(targets: Sequence[Target], estimates: Estimates, economy: Economy) -> tuple[bool, bool]:
-    """Whether an evaluation would be worth its start: for a directive that is undecided, and for one that is open."""
+def work_waits(
+    targets: Sequence[Target], estimates: Estimates, economy: Economy, now: datetime, fresh_seconds: float
+) -> tuple[bool, bool]:
+    """Whether an evaluation would be worth its start: for a directive that is undecided, and for one that is open and
+    was not looked at within `fresh_seconds`."""
     found = batches(targets, estimates, economy, Tally())
+
+    def is_fresh(target: Target) -> bool:
+        bound = estimates.bound(target.cell)
+        return bound is not None and (now - bound.updated_at).total_seconds() < fresh_seconds
+
     return (
         any(not batch.is_maintenance and batch.samples >= economy.batch_samples for batch in found),
-        any(batch.is_maintenance and batch.samples >= economy.maintenance_samples for batch in found),
+        any(
+            batch.is_maintenance and batch.samples >= economy.maintenance_samples and not is_fresh(batch.target)
+            for batch in found
+        ),
     )
+
+
+def _chance(target: Target, estimates: Estimates, economy: Economy) -> float:
+    """Of clearing a floor at which it is undecided."""
+    more = FORESEEABLE_SPELLS * economy.patience_samples
+    bound = estimates.bound(target.cell)
+    known = estimates if bound is not None and bound.revision == str(target.revision) else Estimates(lambda cell: ())
+    undecided = (floor for floor, verdict in target.verdicts(estimates).items() if verdict == "undecided")
+    return max((known.chance_to_clear(target.cell, floor, more) for floor in undecided), default=0.0)
+
+
+def _value(target: Target, estimates: Estimates, economy: Economy) -> float:
+    """Requests' worth of L0 carbon that judging may save, by what judging costs: at worst both answers."""
+    carbon = _carbon(target)[0]
+    return target.waiting * (1 - carbon) * _chance(target, estimates, economy) / (1 + carbon)
 
 
 def _of_group(
@@ -115,13 +158,19 @@ def _of_group(
                 budget -= samples
                 yield Batch(target, samples, samples, is_maintenance=True)
             if len(cleared) == len(verdicts):
+                most = _carbon(target)[0] - LEAST_FURTHER_SAVING
+                undecided = [cheaper for cheaper in undecided if _carbon(cheaper)[0] <= most]
                 break
             continue
-        if verdict == "undecided" and target.floors and target.cell not in tally.dry:
+        if verdict != "undecided" or not target.floors or target.cell in tally.dry:
+            continue
+        # Most of those that lie far below are ruled out within a spell, which says more than that they are unlikely.
+        if not _spells(target, estimates, economy) or _chance(target, estimates, economy) >= FUTILE_CHANCE:
             undecided.append(target)
     if not undecided:
         return
-    first = min(undecided, key=lambda target: _spells(target, estimates, economy))
+    fresh = (target for target in undecided if not _spells(target, estimates, economy))
+    first = next(fresh, None) or max(undecided, key=lambda target: _value(target, estimates, economy))
     in_sight = min(first.waiting, budget)
     if in_sight > 0:
         yield Batch(first, min(economy.batch_samples, in_sight), in_sight, is_maintenance=False)

@@ -38,6 +38,7 @@ WATCHES = ("RunEvaluation", "TrialDirective")
 
 MAX_ANSWER_CHARACTERS = 262_144
 MAX_REFERENCE_CHARACTERS = 8_192
+MAX_PROMPT_CHARACTERS = 262_144
 
 _VERDICTS: Mapping[Verdict, evaluation_pb2.Verdict.ValueType] = {
     "undecided": evaluation_pb2.VERDICT_UNDECIDED,
@@ -59,11 +60,12 @@ class EvaluationService:
         for field, text, limit in (
             ("answer", request.answer, MAX_ANSWER_CHARACTERS),
             ("reference", request.reference, MAX_REFERENCE_CHARACTERS),
+            ("prompt", request.prompt, MAX_PROMPT_CHARACTERS),
         ):
             violations.require(len(text) <= limit, field, f"has {len(text)} characters; at most {limit} are allowed")
         violations.raise_if_any()
         try:
-            quality = await asyncio.to_thread(grade, request.grader, request.answer, request.reference)
+            quality = await asyncio.to_thread(grade, request.grader, request.answer, request.reference, request.prompt)
         except ValueError as error:
             raise invalid_argument([FieldViolation("reference", str(error))]) from error
         return evaluation_pb2.ScoreResponse(quality=quality, judge=judge_name(request.grader))

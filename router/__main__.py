@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from common.auth import Authenticator
-from common.carbon.providers import provider_from_spec
+from common.carbon.polled import PolledIntensity
+from common.carbon.specification import provider_from_spec
 from common.certificates import CertificateError
 from common.clock import Clock, SystemClock, clock_from_spec
 from common.command_line import command_line
@@ -27,6 +28,8 @@ from router.config import RouterConfig
 from router.fleet.breaker import Breaker
 from router.fleet.dispatch import Dispatcher
 from router.fleet.engines import Engines
+from router.idle import IdleKeeper
+from router.intensity_metrics import IntensityMetrics
 from router.ledger import Ledger, Rating, Record, Served
 from router.optimizer.costs import CostBook
 from router.optimizer.latency import LatencyBook
@@ -68,6 +71,7 @@ class Router:
         server: Its gRPC server.
         metrics: What it counts.
         ledger: What it writes down.
+        idle: Counts what its engines report of idle time.
     """
 
     def __init__(self, config: RouterConfig, clock: Clock) -> None:
@@ -76,7 +80,8 @@ class Router:
         self.metrics = Metrics("router")
         self._database = Database(config.database_url)
         self._keeper = SnapshotKeeper(self._database, clock)
-        self._intensities = provider_from_spec(config.intensity)
+        self._intensities = provider_from_spec(config.intensity, settings=config.provider_settings, clock=clock)
+        self.metrics.registry.register(IntensityMetrics(self._intensities, clock))
         self._latencies = LatencyBook()
         self._spending = Spending(self._database, clock)
         self._planner: Planner | None = None
@@ -103,6 +108,7 @@ class Router:
         lost = self.metrics.gauge("ledger_lost", "Records that nothing could hold.", unit="records")
         lost.set_function(lambda: self.ledger.lost)
         ready = self.metrics.gauge("engines", "Engines that requests are sent to.", unit="ready")
+        self.idle = IdleKeeper(self._database, clock, SystemClock(), self._intensities, config.carbon)
         self._engines = Engines(
             config.engine_addresses,
             SystemClock(),
@@ -110,6 +116,8 @@ class Router:
             tls=config.engine_tls,
             make_breaker=lambda: Breaker(config.breaker_faults, config.breaker_cooldown_seconds),
             on_change=lambda: ready.set(self._engines.ready),
+            on_totals=self.idle.heard,
+            on_energy_model=self._plan_anew,
         )
 
     async def start(self) -> int:
@@ -123,9 +131,12 @@ class Router:
         await self._database.open()
         await seed(self._database, clock)
         await keeper.start()
+        if isinstance(self._intensities, PolledIntensity):
+            await self._intensities.start()
         async with self._database.reading() as connection:
             past = LedgerRepository(connection)
-            costs = CostBook(await past.mean_costs(keeper.snapshot.directives, clock.now() - COSTS_FROM))
+            seen = await past.mean_costs(keeper.snapshot.directives, clock.now() - COSTS_FROM)
+            costs = CostBook(seen, self._engines.price)
             for cell, seconds in await past.answer_times(
                 keeper.snapshot.directives, clock.now() - COSTS_FROM, ANSWER_TIMES
             ):
@@ -150,6 +161,7 @@ class Router:
         planner.start()
         self.ledger.start()
         self._retention.start()
+        self.idle.start()
         self._engines.start()
         self._add_services(answers, costs, planner, secret)
         if config.metrics_port is not None:
@@ -225,7 +237,7 @@ class Router:
             lambda: self.server.draining,
         )
         self.server.add(
-            ReportsService(database, keeper, clock, self._engines.views, status.read),
+            ReportsService(database, keeper, clock, self._engines.views, status.read, self._intensities),
             reports.SERVICE,
             roles=reports.ROLES,
         )
@@ -236,14 +248,21 @@ class Router:
         await self._engines.close()
         if self._planner is not None:
             await self._planner.close()
+        if isinstance(self._intensities, PolledIntensity):
+            await self._intensities.close()
         await self.ledger.close()
         await self._keeper.close()
         await self._spending.close()
         await self._retention.close()
+        await self.idle.close()
         if self._access is not None:
             await self._access.close()
         await self._database.close()
         self.metrics.close()
+
+    def _plan_anew(self) -> None:
+        if self._planner is not None:
+            self._planner.replan_soon()
 
     async def _write(self, records: Sequence[Record]) -> None:
         served = [record for record in records if isinstance(record, Served)]

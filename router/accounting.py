@@ -26,6 +26,7 @@ from router.directives.policy import Mode
 from router.ledger import Ledger, LedgerEntry
 from router.optimizer.costs import CostBook
 from router.optimizer.latency import LatencyBook
+from router.optimizer.pricing import Lengths
 from router.redaction import Redaction
 from router.samples import Answer, Sample
 from router.spending import Spending
@@ -99,7 +100,10 @@ class Accountant:
             "energy", "Energy of answered requests, where known.", unit="joules", labels=purpose
         )
         self._grams = metrics.counter(
-            "carbon", "gCO2eq of answered requests, where known.", unit="grams", labels=("part", *purpose)
+            "carbon",
+            "gCO2eq of answered requests, where known; not to be added over signals.",
+            unit="grams",
+            labels=("part", *purpose, "signal"),
         )
 
     def settle(
@@ -188,8 +192,13 @@ class Accountant:
         # Who gave up waiting does not tell how long the answer would have taken.
         if answered.finished.reason != text_pb2.FINISH_REASON_ABORTED:
             self._latencies.observe(cell, answered.seconds)
-        if energy is not None:
-            self._costs.observe(cell, energy.joules, busy_seconds, answered.finished.usage.output_tokens)
+        usage = answered.finished.usage
+        # No prompt has 0 tokens: who says so has not told its lengths.
+        lengths = None
+        if usage.prompt_tokens:
+            lengths = Lengths.of(usage.prompt_tokens, usage.cached_tokens, usage.output_tokens)
+        if lengths is not None or energy is not None:
+            self._costs.observe(cell, None if energy is None else energy.joules, busy_seconds, lengths)
 
     def _count(self, answered: Answered, energy: Energy | None, carbon: Footprint | None) -> None:
         purpose = "evaluation" if answered.decision.reason is Reason.EVALUATION else "serving"
@@ -200,8 +209,9 @@ class Accountant:
         if energy is not None:
             self._joules.labels(purpose).inc(energy.joules)
         if carbon is not None:
-            self._grams.labels("operational", purpose).inc(carbon.operational_grams)
-            self._grams.labels("embodied", purpose).inc(carbon.embodied_grams)
+            signal = str(carbon.intensity.signal)
+            self._grams.labels("operational", purpose, signal).inc(carbon.operational_grams)
+            self._grams.labels("embodied", purpose, signal).inc(carbon.embodied_grams)
 
 
 def _energy(finished: inference_pb2.Finished) -> Energy | None:
@@ -243,6 +253,7 @@ def _entry(answered: Answered, energy: Energy | None, busy_seconds: float, carbo
         finish_reason=finish_reason(finished.reason),
         started_at=answered.started_at,
         seconds=answered.seconds,
+        pue=carbon.pue if carbon else None,
     )
 
 

@@ -25,7 +25,7 @@ class BudgetMetrics(Collector):
     def collect(self) -> Iterable[GaugeMetricFamily]:
         spent = GaugeMetricFamily(
             "pith_router_carbon_budget_spent_grams",
-            "gCO2eq of a policy's requests today (UTC), over all routers.",
+            "gCO2eq of a policy's requests today (UTC), over all routers; the most under any one signal.",
             labels=("policy",),
         )
         budget = GaugeMetricFamily(

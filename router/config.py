@@ -8,10 +8,12 @@ from typing import Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from common.addresses import check_target
+from common.addresses import check_target, check_url
+from common.carbon import electricity_maps, uk_carbon_intensity
 from common.carbon.accounting import CarbonSettings
-from common.carbon.providers import provider_from_spec
+from common.carbon.specification import SPEC_FORMS, ProviderSettings, is_live, provider_from_spec
 from common.client_tls import ClientTls, from_settings
+from common.clock import SystemClock, clock_from_spec
 from common.config import MEBIBYTE, ServiceConfig
 from router.rate_limit import MAX_CONCURRENT_REQUESTS, MAX_REQUESTS_PER_MINUTE, TenantLimit
 from router.redaction import RULES, Redaction
@@ -59,9 +61,31 @@ class RouterConfig(ServiceConfig):
     )
 
     intensity: str = Field(
-        default="constant:WORLD:473:lifecycle",
-        description="Grid: constant:ZONE:G_PER_KWH[:SCOPE], profile:PATH or csv:PATH:ZONE:COLUMN[:SCOPE]. "
-        "The default is the world's mean of 2024.",
+        default="zone:WORLD",
+        description=f"Grid: {SPEC_FORMS}. SCOPE is direct or lifecycle. The default is the world's mean of 2024.",
+    )
+    electricity_maps_token: SecretStr | None = Field(
+        default=None, description="Token of the Electricity Maps API, for intensity electricitymaps."
+    )
+    electricity_maps_url: str = Field(
+        default=electricity_maps.URL, description="Where that API is; https, or http on loopback."
+    )
+    uk_carbon_intensity_url: str = Field(
+        default=uk_carbon_intensity.URL, description="Where the API of intensity uk is; https, or http on loopback."
+    )
+    intensity_timeout_seconds: float = Field(
+        default=10.0, gt=0, le=120, description="Wall time for an answer of either; no request of ours waits for one."
+    )
+    intensity_expires_seconds: float = Field(
+        default=21_600.0,
+        ge=7200,
+        le=604_800,
+        description="Age from which on the last observation, live or of a csv, gives way to the mean of the last year.",
+    )
+    intensity_cache_path: Path | None = Field(
+        default=None,
+        description="File of a live grid's last observations, for a restart in its outage. None: intensity.json beside "
+        "outbox_path.",
     )
     pue: float = Field(default=1.2, ge=1, le=10, description="Energy of the building over energy of its machines.")
     embodied_grams: float = Field(default=26_357.0, ge=0, description="gCO2eq of making one engine's device.")
@@ -142,6 +166,34 @@ class RouterConfig(ServiceConfig):
             raise ValueError(f"{error.filename} cannot be read ({error.strerror})") from None
         return spec
 
+    @field_validator("electricity_maps_token")
+    @classmethod
+    def _token_fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and not (token.get_secret_value().isascii() and token.get_secret_value().isprintable()):
+            raise ValueError("must be printable ASCII, on one line")
+        return token
+
+    @field_validator("electricity_maps_url", "uk_carbon_intensity_url")
+    @classmethod
+    def _url_guarded(cls, url: str) -> str:
+        check_url(url)
+        return url
+
+    @model_validator(mode="after")
+    def _live_grid_possible(self) -> Self:
+        if is_live(self.intensity):
+            if self.intensity.startswith("electricitymaps:") and not self.provider_settings.electricity_maps_token:
+                raise ValueError(
+                    f"electricity_maps_token: is needed with intensity {self.intensity}; set "
+                    "PITH_ROUTER_ELECTRICITY_MAPS_TOKEN"
+                )
+            if not isinstance(clock_from_spec(self.clock), SystemClock):
+                raise ValueError(
+                    f"intensity: {self.intensity} is of the present, PITH_CLOCK is not; use a csv, profile, zone or "
+                    "constant with simulated time"
+                )
+        return self
+
     @model_validator(mode="after")
     def _engine_tls_whole(self) -> Self:
         _ = self.engine_tls
@@ -173,6 +225,19 @@ class RouterConfig(ServiceConfig):
     def engine_addresses(self) -> dict[str, str]:
         """Addresses by name."""
         return {engine.rpartition("=")[0] or engine: engine.rpartition("=")[2] for engine in self.engines}
+
+    @property
+    def provider_settings(self) -> ProviderSettings:
+        """What `intensity` has no room for."""
+        token = self.electricity_maps_token
+        return ProviderSettings(
+            expires_after_seconds=self.intensity_expires_seconds,
+            timeout_seconds=self.intensity_timeout_seconds,
+            electricity_maps_url=self.electricity_maps_url,
+            electricity_maps_token="" if token is None else token.get_secret_value(),
+            uk_carbon_intensity_url=self.uk_carbon_intensity_url,
+            keep_path=self.intensity_cache_path or self.outbox_path.with_name("intensity.json"),
+        )
 
     @property
     def carbon(self) -> CarbonSettings:

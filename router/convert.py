@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 
 from google.protobuf import json_format
@@ -11,14 +12,17 @@ from pith.common.v1 import energy_pb2, text_pb2
 from pith.router.v1 import feedback_pb2, generation_pb2, reports_pb2
 
 from common.carbon.accounting import Footprint
-from common.carbon.intensity import Intensity
+from common.carbon.intensity import Intensity, Scope, Signal, SignalKind
 from common.energy.reading import Energy, EnergySource
+from common.energy.sweet_spot import SweetSpot
 from common.quality.estimates import Cell, QualityBound
 from common.quality.interval import Interval
+from common.quality.pairwise import Comparison
 from router.counterfactual import Counterfactual
 from router.directives.compile import Turn
 from router.directives.decide import Decision, Reason
 from router.fleet.view import EngineView
+from router.optimizer.pricing import EnergyModel
 from router.samples import Answer, Sample, Score
 
 
@@ -130,6 +134,11 @@ def to_answer(message: feedback_pb2.Answer) -> Answer:
     return Answer(message.directive, message.directive_revision, message.text, message.output_tokens)
 
 
+def to_comparison(message: feedback_pb2.Comparison) -> Comparison:
+    """Raises ValueError for a preference outside [0, 1] and for lengths beyond the limit."""
+    return Comparison(message.characters, message.baseline_characters, message.shown_first, message.shown_second)
+
+
 def from_score(score: Score) -> feedback_pb2.ListScoresResponse.ScoredSample:
     return feedback_pb2.ListScoresResponse.ScoredSample(
         cell=from_cell(score.cell),
@@ -140,6 +149,7 @@ def from_score(score: Score) -> feedback_pb2.ListScoresResponse.ScoredSample:
             quality=score.quality,
             baseline_quality=score.baseline_quality,
             judge=score.judge,
+            comparison=None if score.comparison is None else feedback_pb2.Comparison(**asdict(score.comparison)),
         ),
         scored_at=timestamp(score.scored_at),
     )
@@ -161,6 +171,23 @@ def from_energy_source(source: EnergySource) -> energy_pb2.EnergySource.ValueTyp
     return energy_pb2.EnergySource.Value(f"ENERGY_SOURCE_{source.name}")
 
 
+def to_energy_model(message: energy_pb2.EnergyModel) -> EnergyModel:
+    """Raises ValueError, naming the field, for what no calibration can have come to."""
+    if message.source not in energy_pb2.EnergySource.values()[1:]:
+        raise ValueError(f"source must say how the energies are known, got {int(message.source)}")
+    if not message.HasField("measured_at"):
+        raise ValueError("measured_at is missing")
+    return EnergyModel(
+        sweet_spot=SweetSpot(**{field.name: getattr(message, field.name) for field in fields(SweetSpot)}),
+        source=EnergySource[energy_pb2.EnergySource.Name(message.source).removeprefix("ENERGY_SOURCE_")],
+        measured_at=moment(message.measured_at),
+        held_out_mape=message.held_out_mape if message.HasField("held_out_mape") else None,
+        max_batch=message.max_batch,
+        max_input_tokens=message.max_input_tokens,
+        max_output_tokens=message.max_output_tokens,
+    )
+
+
 def from_intensity(intensity: Intensity, used_at: datetime) -> energy_pb2.Intensity:
     return energy_pb2.Intensity(
         g_per_kwh=intensity.g_per_kwh,
@@ -171,6 +198,20 @@ def from_intensity(intensity: Intensity, used_at: datetime) -> energy_pb2.Intens
         source=intensity.source,
         age_seconds=intensity.age_seconds(used_at),
     )
+
+
+def from_signal(signal: Signal) -> energy_pb2.Signal:
+    return energy_pb2.Signal(
+        kind=energy_pb2.SignalKind.Value(f"SIGNAL_KIND_{signal.kind.name}"),
+        scope=energy_pb2.EmissionScope.Value(f"EMISSION_SCOPE_{signal.scope.name}"),
+    )
+
+
+def to_signal(message: energy_pb2.Signal) -> Signal:
+    """Raises ValueError or KeyError where a half is unspecified or not known."""
+    kind = energy_pb2.SignalKind.Name(message.kind).removeprefix("SIGNAL_KIND_")
+    scope = energy_pb2.EmissionScope.Name(message.scope).removeprefix("EMISSION_SCOPE_")
+    return Signal(SignalKind[kind], Scope[scope])
 
 
 def from_footprint(footprint: Footprint, used_at: datetime) -> energy_pb2.Carbon:

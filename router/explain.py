@@ -7,6 +7,7 @@ from datetime import datetime
 
 from pith.router.v1 import generation_pb2, policies_pb2
 
+from common.energy.reading import Energy, EnergySource
 from common.quality.estimates import Cell
 from router import convert, policy_messages
 from router.directives.decide import Facts, Snapshot, Spent, bound_value, decide, nothing_spent, open_bound
@@ -47,12 +48,12 @@ def explain(
     decision = decide(facts, snapshot, now, spent)
     response = policies_pb2.ExplainResponse(decision=convert.from_decision(decision), steps=decision.steps)
     if decision.policy is not None:
-        for name in (L0.name, *decision.policy.directives):
+        names = (L0.name, *decision.policy.directives)
+        predicted = costs.predicted(model, facts.task, names)
+        for name in names:
             candidate = _candidate(name, facts, decision.policy, snapshot, now)
-            cost = costs.predicted(Cell(model, facts.task, name))
-            predicted = grams(cost) if cost else None
-            if predicted is not None:
-                candidate.predicted_grams = predicted
+            if cost := predicted.get(name):
+                _price(candidate, cost, grams(cost))
             response.candidates.append(candidate)
     return response
 
@@ -75,3 +76,11 @@ def _candidate(
         why=why,
         planned_share=planned,
     )
+
+
+def _price(candidate: policies_pb2.ExplainResponse.Candidate, cost: Cost, grams: float | None) -> None:
+    energy = Energy(cost.energy_joules, EnergySource.MODELLED)
+    candidate.predicted_energy.CopyFrom(convert.from_energy(energy))
+    candidate.priced_by = cost.priced_by
+    if grams is not None:
+        candidate.predicted_grams = grams

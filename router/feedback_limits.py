@@ -12,6 +12,7 @@ from pith.router.v1 import feedback_pb2
 
 from common.errors import Violations
 from common.limits import MAX_ID_CHARACTERS
+from common.quality.pairwise import MAX_COMPARED_CHARACTERS
 from router import convert
 from router.directives.levels import L0
 from router.limits import MAX_REVISION, check_directives, check_name, check_text
@@ -79,10 +80,25 @@ def _check_scores(faults: Violations, at: str, entry: feedback_pb2.SampleScores)
         for field in ("quality", "baseline_quality"):
             value = getattr(score, field)
             faults.require(0 <= value <= 1, f"{at}.scores[{index}].{field}", f"is {value:g}; must be in [0, 1]")
+        if score.HasField("comparison"):
+            _check_comparison(faults, f"{at}.scores[{index}].comparison", score.comparison)
     for index, answer in enumerate(entry.answers):
         _check_judged(faults, f"{at}.answers[{index}]", answer.directive, answer.directive_revision)
     for name, revision in _repeated((score.directive, score.directive_revision) for score in entry.scores):
         faults.add(f"{at}.scores", f"holds more than one of {name} at revision {revision}")
+
+
+def _check_comparison(faults: Violations, at: str, comparison: feedback_pb2.Comparison) -> None:
+    for field in ("shown_first", "shown_second"):
+        value = getattr(comparison, field)
+        faults.require(0 <= value <= 1, f"{at}.{field}", f"is {value:g}; must be in [0, 1]")
+    for field in ("characters", "baseline_characters"):
+        characters = getattr(comparison, field)
+        faults.require(
+            characters <= MAX_COMPARED_CHARACTERS,
+            f"{at}.{field}",
+            f"is {characters:,}; at most {MAX_COMPARED_CHARACTERS:,}",
+        )
 
 
 def _check_bound(faults: Violations, at: str, bound: feedback_pb2.QualityBound, now: datetime) -> None:

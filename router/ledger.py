@@ -69,6 +69,9 @@ class LedgerEntry:
     """When the request arrived, on the router's clock."""
     seconds: float
     """From arrival to the last token, on the router's clock."""
+    pue: float | None = None
+    """Of the building, by which the operational grams were counted; None where carbon is unknown, and in lines of the
+    outbox that versions before it wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +299,9 @@ class Ledger:
                 await self._spill()
             await writing
         finally:
+            # To its end: what another write finds half rolled back is a database that is locked.
             writing.cancel()
+            await asyncio.wait({writing})
 
     async def _spill(self) -> None:
         """Moves what waits in memory to the outbox; what the disk does not take stays."""

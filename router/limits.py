@@ -12,6 +12,7 @@ from pith.router.v1 import directives_pb2, generation_pb2, policies_pb2
 from common.errors import Violations
 from common.limits import MAX_ID_CHARACTERS, check_stop, check_suppressed_words, check_template_variables
 from common.quality.graders import GRADERS
+from common.quality.pairwise import PAIRWISE
 from router.directives.levels import L0, MAX_TEXT_CHARACTERS, NAME_PATTERN
 from router.directives.policy import LatencyObjective, Trait
 from router.directives.wording import faults_of
@@ -82,10 +83,11 @@ def check_policy(faults: Violations, message: policies_pb2.Policy, known: Collec
     # A comparison with NaN is never true.
     faults.require(0 < message.floor <= 1, f"{at}.floor", f"is {message.floor:g}; must be above 0 and at most 1")
     check_directives(faults, f"{at}.directives", message.directives, known)
+    judged_by = sorted({*GRADERS, PAIRWISE})
     faults.require(
-        message.grader == "" or message.grader in GRADERS,
+        message.grader in ("", *judged_by),
         f"{at}.grader",
-        f"is {_clipped(message.grader)}; must be one of {', '.join(sorted(GRADERS))}, or empty",
+        f"is {_clipped(message.grader)}; must be one of {', '.join(judged_by)}, or empty",
     )
     _check_whole(faults, f"{at}.bound_max_age_seconds", message.bound_max_age_seconds, MAX_BOUND_AGE_SECONDS)
     if message.HasField("latency"):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from common.quality.estimates import Cell
+from common.quality.pairwise import Comparison
 from router.directives.compile import Turn
 
 
@@ -50,3 +51,5 @@ class Score:
     baseline_quality: float
     judge: str
     scored_at: datetime
+    comparison: Comparison | None = None
+    """Where the answers were compared with one another."""

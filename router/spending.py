@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from common.carbon.intensity import Signal
 from common.clock import Clock
 from router.ledger import LedgerEntry
 from router.store.database import Database, StoreUnavailable
@@ -20,8 +21,8 @@ POLL_SECONDS = 1.0
 
 log = structlog.get_logger("spending")
 
-PolicyDay = tuple[str, datetime]
-"""A policy and the first moment of a day (UTC)."""
+PolicyDay = tuple[str, datetime, Signal]
+"""A policy, the first moment of a day (UTC), and what the grams count."""
 
 
 def next_day(moment: datetime) -> datetime:
@@ -30,9 +31,9 @@ def next_day(moment: datetime) -> datetime:
 
 
 def grams_of(entry: LedgerEntry) -> float:
-    """What an entry counts against its policy's budget: 0 where its energy is unknown, where no policy decided, and for
+    """What an entry counts against its policy's budget: 0 where its carbon is unknown, where no policy decided, and for
     what a caller tells of an engine of its own, which nobody can check and which others may share the budget with."""
-    if not entry.policy or not entry.engine or entry.operational_grams is None:
+    if not entry.policy or not entry.engine or entry.operational_grams is None or entry.intensity is None:
         return 0.0
     return entry.operational_grams + (entry.embodied_grams or 0.0)
 
@@ -42,6 +43,9 @@ class Spending:
     what this router has settled since. A request counts for the day in which it arrived, once it is answered: those in
     flight, whose carbon nobody knows yet, are how far a budget can be overdrawn. What energy is not known of is not
     counted.
+
+    On a day on which the router's signal changes, the grams under each are counted apart, and the most under any one is
+    what is spent: a budget that was reached stays so.
 
     While the database is away, what it last said stands, and this router's own count goes on.
 
@@ -57,25 +61,27 @@ class Spending:
         self._unwritten: defaultdict[PolicyDay, float] = defaultdict(float)
         self._written: defaultdict[PolicyDay, float] = defaultdict(float)
         """Written since the database was last asked."""
+        self._signals: frozenset[Signal] = frozenset()
         self._began_at = clock.now()
         self._stale = False
         self._polling: asyncio.Task[None] | None = None
 
     def today(self, policy: str) -> float:
         """gCO2eq of the policy's requests so far today."""
-        key = policy, day_of(self._clock.now())
-        return self._recorded.get(key, 0.0) + self._unwritten.get(key, 0.0) + self._written.get(key, 0.0)
+        day = day_of(self._clock.now())
+        return max((self._of((policy, day, signal)) for signal in self._signals), default=0.0)
 
     def settled(self, entry: LedgerEntry) -> None:
         """Counts a request that this router is about to write down."""
-        if self._is_counted(entry):
-            self._unwritten[entry.policy, day_of(entry.started_at)] += grams_of(entry)
+        if (key := self._key(entry)) is not None:
+            self._signals |= {key[2]}
+            self._unwritten[key] += grams_of(entry)
 
     def written(self, entries: Iterable[LedgerEntry]) -> None:
         """They are in the database."""
         for entry in entries:
-            if self._is_counted(entry):
-                key, grams = (entry.policy, day_of(entry.started_at)), grams_of(entry)
+            if (key := self._key(entry)) is not None:
+                grams = grams_of(entry)
                 left = self._unwritten.pop(key, 0.0) - grams
                 # An entry that was written twice is taken off twice; what is left then heals once all are written.
                 if left > 0 and not math.isclose(left, 0.0, abs_tol=1e-12):
@@ -110,11 +116,18 @@ class Spending:
             self._stale = True
             return
         self._stale = False
-        self._recorded = {(policy, day): spent for policy, spent in grams.items()}
+        self._recorded = {(policy, day, signal): spent for (policy, signal), spent in grams.items()}
+        self._signals |= {signal for _, signal in grams}
 
-    def _is_counted(self, entry: LedgerEntry) -> bool:
+    def _of(self, key: PolicyDay) -> float:
+        return self._recorded.get(key, 0.0) + self._unwritten.get(key, 0.0) + self._written.get(key, 0.0)
+
+    def _key(self, entry: LedgerEntry) -> PolicyDay | None:
+        """None for an entry that is not counted."""
         # What an earlier run left in the outbox was never counted as settled here, so it is not taken off either.
-        return entry.started_at >= self._began_at and grams_of(entry) > 0
+        if entry.intensity is None or entry.started_at < self._began_at or grams_of(entry) <= 0:
+            return None
+        return entry.policy, day_of(entry.started_at), entry.intensity.signal
 
     async def _poll(self) -> None:
         while True:

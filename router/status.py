@@ -71,17 +71,18 @@ class StatusReader:
                 )
             ),
             energy_joules_total=self._sum("pith_router_energy_joules_total"),
-            carbon_grams_total=self._sum("pith_router_carbon_grams_total"),
             output_tokens_total=round(self._sum("pith_router_served_tokens_total", kind="output")),
             ledger_waiting=self._ledger.waiting,
             outbox_in_use=self._ledger.outbox_in_use,
             ledger_lost=self._ledger.lost,
             database_away=self._keeper.stale or self._ledger.database_away,
             planned_at=convert.timestamp(snapshot.plan.made_at),
+            intensity_fault=self._intensities.fault,
         )
         intensity = self._intensity()
         if intensity is not None:
             status.intensity.CopyFrom(convert.from_intensity(intensity, now))
+            status.carbon_grams_total = self._sum("pith_router_carbon_grams_total", signal=str(intensity.signal))
         served = self._samples("pith_router_decisions_requests_total")
         for labels, value in sorted(served, key=lambda sample: (sample[0]["directive"], sample[0]["reason"])):
             reason = convert.from_reason(Reason(labels["reason"]))

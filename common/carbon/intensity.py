@@ -84,6 +84,11 @@ class IntensityProvider(Protocol):
         """
         ...
 
+    @property
+    def fault(self) -> str:
+        """Why the values are not fresh, for people; empty where they are."""
+        ...
+
 
 def check_g_per_kwh(value: float) -> float:
     """Return value; raise ValueError where it is negative or not finite."""

@@ -87,12 +87,14 @@ class Work:
 
     new_tokens: tokens processed in the step: a prompt or a piece of it, or 1 in decode.
     context_tokens: tokens that the sequence's KV cache holds before the step.
+    begins: whether it is the sequence's first step since it joined the batch, whatever it found in the cache.
 
     Raises ValueError, naming the field, for new_tokens below 1 or context_tokens below 0.
     """
 
     new_tokens: int
     context_tokens: int
+    begins: bool = False
 
     def __post_init__(self) -> None:
         if self.new_tokens < 1:

@@ -43,8 +43,8 @@ SHARE_LIMIT = 2.0
 
 # A mixture, since the best bet is not known: almost everything where no pair loses, less the more do. The
 # weight on the first buys a lower bound of 0.95 after 73 pairs without a loss and costs the others little.
-_BETS = np.array([0.99, 0.9, 0.75, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05, 0.03])  # [bets]
-_LOG_WEIGHTS = np.log([0.4] + [0.06] * 10)  # [bets]
+BETS = np.array([0.99, 0.9, 0.75, 0.5, 0.35, 0.25, 0.18, 0.12, 0.08, 0.05, 0.03])  # [bets]
+LOG_WEIGHTS = np.log([0.4] + [0.06] * 10)  # [bets]
 
 
 class ShareSequence:
@@ -131,6 +131,23 @@ class ShareSequence:
             return None
         return bisect.bisect_left(range(1, most + 1), True, key=rejected) + 1
 
+    def chance_to_clear(self, share: float, more: int) -> float:
+        """About how likely the lower bound is to reach a share with so many more pairs, the share being what it is.
+
+        For choosing what to sample, which no bound depends on. Normal approximation of the predictive distribution of
+        the mean of q - share b, with one pair of no tendency and the largest spread for a prior, against the mean at
+        which the best single bet would reach 1 / alpha, its place in the mixture being worth a factor of five.
+        """
+        scores, count = self._scores()
+        gain = scores[:, 0] - share * scores[:, 1] if self._samples else np.zeros(0)
+        known = self._samples + 1
+        total = known + more
+        mean = float(gain @ count) / known
+        variance = (float(gain**2 @ count) + 1) / known - mean**2
+        needed = math.sqrt(2 * (self._log_threshold + math.log(5)) * variance / total)
+        spread = math.sqrt(variance * more / (known * total))
+        return 0.5 * math.erfc((needed - mean) / (spread * math.sqrt(2)))
+
     def _scores(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The pairs of scores, [pairs, 2], and how often each came, [pairs]."""
         return (
@@ -153,8 +170,8 @@ class ShareSequence:
 
     def _rejects(self, gain: NDArray[np.float64], count: NDArray[np.float64]) -> bool:
         """Whether the capital of the bets on gain, [pairs] each seen count times, has reached 1 / alpha."""
-        log_capital_of_bet = np.log1p(_BETS[:, None] * gain) @ count  # [bets]
-        return bool(np.logaddexp.reduce(_LOG_WEIGHTS + log_capital_of_bet) >= self._log_threshold)
+        log_capital_of_bet = np.log1p(BETS[:, None] * gain) @ count  # [bets]
+        return bool(np.logaddexp.reduce(LOG_WEIGHTS + log_capital_of_bet) >= self._log_threshold)
 
 
 def _furthest(is_rejected: Callable[[int], bool], start: int, end: int) -> int:

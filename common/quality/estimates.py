@@ -13,6 +13,7 @@ from typing import Literal
 
 from common.quality.confidence import ShareSequence, check_quality
 from common.quality.drift import DriftDetector
+from common.quality.pairwise import Comparison
 
 Verdict = Literal["open", "closed", "undecided"]
 
@@ -55,7 +56,8 @@ class PairedScore:
     """Quality of one sample's answer under a directive and of the L0 answer to the same prompt, by one
     judge.
 
-    revision identifies the directive's text (and whatever else must not change within one estimate).
+    revision identifies the directive's text (and whatever else must not change within one estimate); comparison is
+    there where the answers were compared with one another.
     Raises ValueError, naming the field, for a quality outside [0, 1] or a naive datetime.
     """
 
@@ -66,6 +68,7 @@ class PairedScore:
     judge: str
     revision: str
     scored_at: datetime
+    comparison: Comparison | None = None
 
     def __post_init__(self) -> None:
         check_quality("quality", self.quality)
@@ -162,7 +165,7 @@ class Estimates:
         self,
         floors_of: Callable[[Cell], Sequence[Floor]],
         alpha: float = 0.05,
-        drift_alpha: float = 0.001,
+        drift_alpha: float = 0.01,
         judge_of: Callable[[Cell], str] = lambda cell: "",
     ) -> None:
         self._floors_of = floors_of
@@ -233,6 +236,14 @@ class Estimates:
         epoch = self._epoch(cell)
         return epoch.verdict(Floor(floor, kind)) if epoch is not None else "undecided"
 
+    def chance_to_clear(self, cell: Cell, floor: Floor, more: int) -> float:
+        """About how likely a floor is to be cleared with so many more scores (`ShareSequence.chance_to_clear`)."""
+        epoch = self._epoch(cell)
+        if epoch is None:
+            return ShareSequence(self._alpha).chance_to_clear(floor.quality, more)
+        sequence = epoch.share if floor.kind is FloorKind.RELATIVE else epoch.mean
+        return sequence.chance_to_clear(floor.quality, more)
+
     def drift_alarms(self, cell: Cell) -> int:
         """How often a cell's estimate began anew because quality had changed (DRIFT or CONTRADICTION)."""
         epoch = self._epoch(cell)
@@ -250,6 +261,8 @@ class Estimates:
 
     def _extend(self, epoch: _Epoch, score: PairedScore) -> EpochStart | None:
         epoch.updated_at = max(epoch.updated_at, score.scored_at)
+        # As the scores before this one have them: a level that knew this score would not be one to bet against.
+        established = {FloorKind.RELATIVE: epoch.share.lower, FloorKind.ABSOLUTE: epoch.mean.lower}
         epoch.share.update(score.quality, score.baseline_quality)
         epoch.mean.update(score.quality, 1.0)
         broken = None
@@ -258,7 +271,7 @@ class Estimates:
             detector = epoch.detector_of_floor.get(floor)
             if detector is not None:
                 baseline = score.baseline_quality if floor.kind is FloorKind.RELATIVE else 1.0
-                if detector.update(score.quality, baseline):
+                if detector.update(score.quality, baseline, established[floor.kind]):
                     broken = floor
             elif epoch.verdict(floor) == "open":
                 # Armed only now: below a floor that was never cleared there is nothing to close.

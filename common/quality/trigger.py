@@ -51,6 +51,12 @@ class EvaluationTrigger:
         if not (math.isfinite(self.urgency_per_hour) and self.urgency_per_hour >= 0):
             raise ValueError(f"urgency_per_hour must be finite and at least 0, got {self.urgency_per_hour!r}")
 
+    @property
+    def fresh_seconds(self) -> float:
+        """How long what was looked at need not be looked at again, where nothing else calls for an evaluation: so long
+        that some low still comes before the longest idle time is over."""
+        return self.max_idle_seconds / 2
+
     def should_run(
         self,
         now: datetime,

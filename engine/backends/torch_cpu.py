@@ -5,6 +5,7 @@ import numpy.typing as npt
 import torch
 
 from engine.backends.base import DecodeBatch, PrefillBatch
+from engine.backends.processor import processor_name
 from engine.backends.torch_paged import PagedLlama
 from engine.kv_cache import BLOCK_SIZE_TOKENS
 from engine.model import ModelConfig, Weights
@@ -25,7 +26,7 @@ class TorchCpuBackend:
         """`blocks`: size of the KV cache; `threads`: of torch, for the whole process."""
         torch.set_num_threads(threads)
         self.blocks = blocks
-        self.device = f"CPU, threads: {threads}"
+        self.device = f"{processor_name()}, threads: {threads}"
         shape = config.shape
         # Written once here, so that memory that is not there is missed at the start and not in the middle of a day.
         self._llama = PagedLlama(

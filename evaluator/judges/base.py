@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
+from common.quality.pairwise import Comparison
 from evaluator.samples import Sample
 
 
@@ -15,6 +17,8 @@ class Judgement:
     quality: float
     baseline_quality: float
     judge: str
+    comparison: Comparison | None = None
+    """What was said in which order, where the answers were compared with one another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,5 +40,17 @@ class Judge(Protocol):
         ...
 
     def judges(self, grader: str) -> bool:
-        """Whether samples of this grader can be judged at all."""
+        """Whether samples of this grader can be judged at all, at present."""
+        ...
+
+    def name(self, grader: str) -> str:
+        """The name under which scores by this grader are kept at present; empty where that is not known yet."""
+        ...
+
+    async def prepare(self, graders: Collection[str]) -> None:
+        """Learns what `name` and `judges` say of these. Raises nothing: who cannot be reached cannot judge."""
+        ...
+
+    async def close(self) -> None:
+        """Lets go of its connections."""
         ...

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from router.cli.failures import CallError, LocalError, print_failure
 
@@ -99,6 +100,17 @@ class Session:
         from common.client_tls import ClientTls
 
         return ClientTls(self.ca, self.certificate, self.key)
+
+
+def group_with_default(name: str) -> type[TyperGroup]:
+    """A group of commands that is also a command: that of this name, where the line names none of them."""
+
+    class Group(TyperGroup):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            named = bool(args) and (args[0] in self.commands or args[0] == "--help")
+            return super().parse_args(ctx, args if named else [name, *args])
+
+    return Group
 
 
 def command(

@@ -48,6 +48,11 @@ def words_of(field: Any) -> dict[int, str]:
     return {value.number: value.name.removeprefix(_prefix(enum)).lower() for value in enum.values}
 
 
+def signal_words(message: Message) -> str:
+    """What grams count, of a message that has kind and scope, e.g. "average, lifecycle"."""
+    return f"{word(message, 'kind')}, {word(message, 'scope')}"
+
+
 def moment(message: Message, field: str) -> str:
     """A Timestamp field for people, in UTC to the second; "-" where it is absent."""
     if not message.HasField(field):

@@ -9,7 +9,7 @@ import typer
 from router.cli.command import Session, command
 from router.cli.completion import complete_task, complete_tenant
 from router.cli.output import coloured, console, details, dim, print_document, table
-from router.cli.units import grams, percent
+from router.cli.units import grams, joules, percent
 
 if TYPE_CHECKING:
     from pith.router.v1.generation_pb2 import Decision
@@ -70,14 +70,19 @@ def explain(
                 coloured("open", "green") if candidate.open else coloured("closed", "red"),
                 "-" if candidate.directive == "L0" else percent(value(candidate, "bound")),
                 grams(value(candidate, "predicted_grams")),
+                joules(candidate.predicted_energy.joules if candidate.HasField("predicted_energy") else None),
                 percent(candidate.planned_share),
                 candidate.why,
             )
             for candidate in reply.candidates
         ]
         out.print()
-        headings = ("DIRECTIVE", "STATE", "BOUND", "PREDICTED CO2e", "PLANNED SHARE", "WHY")
-        out.print(table(headings, rows, right=("BOUND", "PREDICTED CO2e", "PLANNED SHARE")))
+        amounts = ("BOUND", "PREDICTED CO2e", "PREDICTED ENERGY", "PLANNED SHARE")
+        out.print(table(("DIRECTIVE", "STATE", *amounts, "WHY"), rows, right=amounts))
+        if priced := [(one.directive, one.priced_by) for one in reply.candidates if one.priced_by]:
+            out.print()
+            out.print(dim("Predicted energy is modelled, from:"))
+            out.print(details(priced))
     else:
         out.print(dim("No directive is a candidate."))
 

@@ -11,9 +11,13 @@ import typer
 
 from router.cli import (
     apply,
+    carbon,
     chat,
+    diagnose,
     directives,
+    energy,
     engines,
+    evaluate,
     explain,
     policies,
     quality,
@@ -41,8 +45,11 @@ app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, epilog=
 # In the order of the help: what is wished, what comes of it, how it is, who may.
 app.add_typer(policies.app, name="policy")
 app.add_typer(directives.app, name="directive")
-for part in (apply, simulate, explain, report, quality, status, top, engines, chat):
+for part in (apply, diagnose, simulate, explain, report, carbon, status, top, engines, chat):
     part.register(app)
+app.add_typer(quality.app, name="quality")
+app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(energy.app, name="energy")
 app.add_typer(tokens.app, name="token")
 app.add_typer(tenants.app, name="tenant")
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from common.quality.graders import GRADERS
+from common.quality.pairwise import PAIRWISE
 from router.cli import editor, resource, revisions
 from router.cli.change import NONE
 from router.cli.command import Session, command
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from router.cli.connection import Connection
+
+_GRADERS = f"{', '.join(sorted(GRADERS))} or {PAIRWISE}"
 
 app = typer.Typer(help="What may be done for whom, and what quality must be kept.")
 
@@ -99,7 +103,7 @@ _FIELDS = {
     ],
     "grader": Annotated[
         str | None,
-        typer.Option("--grader", metavar="NAME", help="numeric, exact or item_set; empty leaves samples ungraded."),
+        typer.Option("--grader", metavar="NAME", help=f"{_GRADERS}; empty leaves samples ungraded."),
     ],
     "bound_max_age_seconds": Annotated[
         int | None,
@@ -161,7 +165,7 @@ _MEANINGS = {
     "directives": "that may be used beside L0",
     "holdback_share": "of requests served at L0 to tell the savings by, 0 to 0.5",
     "sample_share": "of requests whose text is kept for the evaluator, 0 to 1",
-    "grader": "of samples: numeric, exact or item_set; empty leaves them ungraded",
+    "grader": f"of samples: {_GRADERS}; empty leaves them ungraded",
     "bound_max_age_seconds": "older quality bounds count as unknown",
     "latency": "this share of requests (above 0, below 1) is to be answered whole within these seconds",
     "carbon_budget": "grams of CO2e a day (UTC); when_spent is tighten or refuse",

@@ -1,22 +1,20 @@
-"""`pithctl quality` and `pithctl evaluate`: what directives are known to keep of the quality, and finding out now."""
+"""`pithctl quality`: what directives are known to keep of the quality."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from router.cli.command import Session, command
-from router.cli.completion import complete_task
+from router.cli import quality_plan
+from router.cli.command import Session, command, group_with_default
 from router.cli.failures import CallError
-from router.cli.findings import print_why_unjudged
-from router.cli.output import coloured, console, details, dim, print_document, print_line, printable, table
+from router.cli.output import coloured, console, details, dim, print_document, printable, table
 from router.cli.units import count, grams, joules, percent
 
 if TYPE_CHECKING:
-    from pith.evaluator.v1.evaluation_pb2 import EvaluationProgress, Status
+    from pith.evaluator.v1.evaluation_pb2 import Status
     from pith.router.v1.policies_pb2 import Policy
     from pith.router.v1.reports_pb2 import ListBoundsResponse
     from rich.text import Text
@@ -25,12 +23,16 @@ if TYPE_CHECKING:
 _STATUS_SECONDS = 3.0
 
 
-def register(app: typer.Typer) -> None:
-    command(app, "quality")(quality)
-    command(app, "evaluate")(evaluate)
+app = typer.Typer(cls=group_with_default("show"), help="What directives keep of the quality.")
 
 
-def quality(session: Session) -> None:
+@app.callback()
+def _quality() -> None:
+    """What directives keep of the quality. Without a command: show."""
+
+
+@command(app, "show")
+def show(session: Session) -> None:
     """Shows the quality bounds. Also for which policies they open a directive, and how the evaluator fares."""
     from pith.router.v1.policies_pb2 import ListPoliciesRequest
     from pith.router.v1.reports_pb2 import ListBoundsRequest
@@ -73,42 +75,6 @@ def quality(session: Session) -> None:
         out.print(dim(f"Evaluator: {failure.summary}"))
         if failure.next_step is not None:
             out.print(dim(f"  {failure.next_step}"))
-
-
-def evaluate(
-    session: Session,
-    task: Annotated[
-        str, typer.Option("--task", metavar="TASK", help="Default: every task.", autocompletion=complete_task)
-    ] = "",
-) -> None:
-    """Has the evaluator judge now. Whatever the grid says; Ctrl-C leaves it running."""
-    from pith.evaluator.v1.evaluation_pb2 import RunEvaluationRequest
-
-    from router.cli.document import as_document, value
-
-    with session.evaluator() as evaluator:
-        progress = evaluator.stream(evaluator.evaluation.RunEvaluation, RunEvaluationRequest(task=task))
-        if session.as_json:
-            for step in progress:
-                print_line(as_document(step))
-            return
-        try:
-            last = _show_progress(progress)
-        except (KeyboardInterrupt, CallError) as error:
-            if isinstance(error, KeyboardInterrupt) or error.error.code.name == "DEADLINE_EXCEEDED":
-                message = "The evaluation goes on: evaluate shows its progress again, quality what it found."
-                print(message, file=sys.stderr)
-            raise
-    if last is None:
-        console().print("There was nothing to judge.")
-        return
-    if not last.samples_done:
-        console().print("No sample was judged.")
-        print_why_unjudged(session)
-        return
-    energy = joules(value(last, "energy_joules"))
-    carbon = grams(value(last, "carbon_grams"))
-    console().print(f"{count(last.samples_done)} samples judged; answers for it took {energy}, {carbon} CO2e.")
 
 
 def _status(session: Session) -> tuple[Status | None, CallError | None]:
@@ -174,18 +140,4 @@ def _status_lines(status: Status) -> Iterable[tuple[str, str | Text]]:
         yield "last fault", coloured(status.last_fault, "red")
 
 
-def _show_progress(steps: Iterable[EvaluationProgress]) -> EvaluationProgress | None:
-    """A bar on a terminal, and a line for each thing that happened; returns the last step."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    out = console()
-    columns = (TextColumn("judging", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    last = None
-    with Progress(*columns, console=out, disable=not out.is_terminal) as bar:
-        judged = bar.add_task("judging", total=None)
-        for step in steps:
-            last = step
-            if step.event:
-                out.print(printable(step.event), soft_wrap=True)
-            bar.update(judged, completed=step.samples_done, total=step.samples_planned or None)
-    return last
+quality_plan.register(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,11 @@ from router.cli.output import coloured, console, details, print_document, table
 from router.cli.units import UNKNOWN, count, grams, joules, percent, rate, span
 
 if TYPE_CHECKING:
-    from pith.router.v1.reports_pb2 import ListEnginesResponse, RouterStatus
+    from pith.router.v1.reports_pb2 import IntensityOutlook, ListEnginesResponse, RouterStatus
     from rich.console import RenderableType
     from rich.text import Text
+
+_AGELESS = re.compile(r"constant|.+, mean of \d{4}").fullmatch
 
 
 def register(app: typer.Typer) -> None:
@@ -41,15 +44,15 @@ def status(session: Session) -> None:
             out.print(part)
 
 
-def grid(found: RouterStatus) -> str | Text:
-    """The grid's intensity, what it is of, and its age, which a constant has none of."""
-    from router.cli.document import word
+def grid(found: RouterStatus | IntensityOutlook, field: str = "intensity") -> str | Text:
+    """The grid's intensity, what it is of, and its age, which a constant or a published annual mean has none of."""
+    from router.cli.document import value, word
 
-    if not found.HasField("intensity"):
+    at = value(found, field)
+    if at is None:
         return coloured("unknown: no provider answers", "red")
-    at = found.intensity
     of = ", ".join([f"{word(at, 'kind')} {word(at, 'scope')}", *([at.source] if at.source else [])])
-    age = "" if at.source == "constant" else f", {span(at.age_seconds)} old"
+    age = "" if _AGELESS(at.source) else f", {span(at.age_seconds)} old"
     return f"{at.g_per_kwh:.0f} g/kWh in {at.zone or 'an unnamed zone'} ({of}){age}"
 
 
@@ -87,6 +90,8 @@ def faults(found: RouterStatus) -> Iterable[str]:
         yield "the database does not answer: decisions rest on what was known before"
     if not found.HasField("intensity"):
         yield "the grid's intensity is unknown"
+    if found.intensity_fault:
+        yield f"no fresh carbon intensity: {found.intensity_fault}"
     if found.ledger_lost:
         yield f"{count(found.ledger_lost)} records of the ledger are lost"
 
@@ -137,7 +142,7 @@ def budget_table(found: RouterStatus) -> RenderableType | None:
 def _facts(
     found: RouterStatus, engines: Sequence[ListEnginesResponse.Engine], address: str
 ) -> Iterable[tuple[str, str | Text]]:
-    from router.cli.document import moment
+    from router.cli.document import moment, signal_words
 
     now = found.now.ToDatetime()
     yield "router", f"{address}, version {found.version or UNKNOWN}"
@@ -149,7 +154,10 @@ def _facts(
     failed = f", {count(found.failed_total)} of them failed" if found.failed_total else ""
     yield "requests", f"{count(found.requests_total)}{failed}; {count(found.in_flight)} in flight"
     yield "output tokens", count(found.output_tokens_total)
-    yield "energy", f"{joules(found.energy_joules_total)}, {grams(found.carbon_grams_total)} CO2e, where known"
+    carbon = "unknown CO2e"
+    if found.HasField("intensity"):
+        carbon = f"{grams(found.carbon_grams_total)} CO2e ({signal_words(found.intensity)})"
+    yield "energy", f"{joules(found.energy_joules_total)}, {carbon}, where known"
     yield "grid", grid(found)
     if found.HasField("planned_at"):
         ago = span((now - found.planned_at.ToDatetime()).total_seconds())

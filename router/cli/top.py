@@ -46,7 +46,8 @@ class Rates:
     failed_per_second: float
     output_tokens_per_second: float
     watts: float
-    grams_per_hour: float
+    grams_per_hour: float | None
+    """None where the grid is unknown at one of them, or what grams count has changed in between."""
 
 
 def register(app: typer.Typer) -> None:
@@ -91,7 +92,12 @@ def rates(before: Look | None, now: Look) -> Rates | None:
     counters = ("requests_total", "failed_total", "output_tokens_total", "energy_joules_total", "carbon_grams_total")
     grown = [(getattr(now.status, name) - getattr(before.status, name)) / seconds for name in counters]
     requests, failed, tokens, watts, grams_per_second = grown
-    return Rates(seconds, requests, failed, tokens, watts, 3600 * grams_per_second)
+    signals = [
+        (look.status.intensity.kind, look.status.intensity.scope) if look.status.HasField("intensity") else None
+        for look in (before, now)
+    ]
+    comparable = signals[0] is not None and signals[0] == signals[1]
+    return Rates(seconds, requests, failed, tokens, watts, 3600 * grams_per_second if comparable else None)
 
 
 def _look(router: Connection) -> Look:

@@ -16,9 +16,13 @@ from common.clock import Clock
 from common.errors import PithError, not_found, unavailable
 from common.grpc_client import connect
 from router.backoff import backoff_seconds
+from router.convert import to_energy_model
 from router.fleet.balance import Candidate, least_loaded
+from router.fleet.batch import BusyBatch, mean_batch
 from router.fleet.breaker import Breaker
+from router.fleet.totals import EngineTotals, read_totals
 from router.fleet.view import EngineState, EngineView
+from router.optimizer.pricing import EnergyModel, Price
 
 STREAM_GENERATE = "/pith.engine.v1.Inference/StreamGenerate"
 INFO_TIMEOUT_SECONDS = 5.0
@@ -38,7 +42,9 @@ class Engine:
 
     Attributes:
         info: The model it serves; None where it was never reached.
+        energy_model: What a request costs there; None where it is not calibrated, or reports nonsense.
         load: Its last report; None while it is not reached.
+        batch: What it ran at once, by its reports.
         fault: Why it is not reached; empty where it is.
         progressed_at: Moment of `clock.monotonic` at which a report last showed new output tokens.
     """
@@ -50,11 +56,14 @@ class Engine:
         self.address = address
         self.breaker = breaker
         self.info: control_pb2.ModelInfo | None = None
+        self.energy_model: EnergyModel | None = None
+        self.batch = BusyBatch()
         self.load: control_pb2.Load | None = None
         self.fault = "not reached yet"
         self.in_flight = 0
         self.progressed_at = 0.0
         self._refused = False
+        self._energy_model_fault = ""
         self._watch: grpc.aio.UnaryStreamCall[control_pb2.WatchLoadRequest, control_pb2.Load] | None = None
         self._since_report = 0
         self._token = token
@@ -112,11 +121,25 @@ class Engine:
     def reached(self, info: control_pb2.ModelInfo) -> None:
         """The engine answered after a time without contact."""
         self.info = info
+        self.energy_model = self._read_energy_model(info)
         self.fault = ""
         # One that shows what it is and refuses requests is no better than before.
         if not self._refused:
             self.breaker.reset()
         self._refused = False
+
+    def _read_energy_model(self, info: control_pb2.ModelInfo) -> EnergyModel | None:
+        fault = ""
+        try:
+            return to_energy_model(info.energy_model) if info.HasField("energy_model") else None
+        except ValueError as error:
+            fault = str(error)
+            # Said once, however often the engine is lost and found again.
+            if fault != self._energy_model_fault:
+                log.warning("the engine's energy model is not used", engine=self.name, model=self.identity, fault=fault)
+            return None
+        finally:
+            self._energy_model_fault = fault
 
     def watch(self) -> grpc.aio.UnaryStreamCall[control_pb2.WatchLoadRequest, control_pb2.Load]:
         """Its reports of load, until it ends them or `refuse` does."""
@@ -139,10 +162,12 @@ class Engine:
     def report(self, load: control_pb2.Load) -> None:
         if self.load is None or load.output_tokens_total != self.load.output_tokens_total:
             self.progressed_at = self._clock.monotonic()
+        self.batch.report(load.running, self._clock.monotonic())
         self.load = load
         self._since_report = 0
 
     def lose(self, fault: str) -> None:
+        self.batch.report(0, self._clock.monotonic())
         self.load = None
         self.fault = fault
         self._refused = False
@@ -181,6 +206,8 @@ class Engines:
         tls: None: engines are called in the clear. Its files are read anew for each new channel.
         make_breaker: A breaker for each engine.
         on_change: Called after every report and every loss.
+        on_totals: Called with each report that has some, and the engine's name.
+        on_energy_model: Called where an engine is reached and its energy model is another than before.
         first_backoff_seconds, max_backoff_seconds: Wall time between attempts to reach an engine.
     """
 
@@ -193,6 +220,8 @@ class Engines:
         tls: ClientTls | None = None,
         make_breaker: Callable[[], Breaker] = Breaker,
         on_change: Callable[[], None] = lambda: None,
+        on_totals: Callable[[str, EngineTotals], None] = lambda name, totals: None,
+        on_energy_model: Callable[[], None] = lambda: None,
         first_backoff_seconds: float = 0.1,
         max_backoff_seconds: float = 5.0,
         rng: random.Random | None = None,
@@ -203,6 +232,8 @@ class Engines:
         self._tls = tls
         self._make_breaker = make_breaker
         self._on_change = on_change
+        self._on_totals = on_totals
+        self._on_energy_model = on_energy_model
         self._first_backoff_seconds = first_backoff_seconds
         self._max_backoff_seconds = max_backoff_seconds
         self._rng = rng or random.Random()
@@ -245,6 +276,20 @@ class Engines:
         known = (member.identity for member in self._members.values() if member.serves(model))
         return engine.identity if engine else next(known, "")
 
+    def price(self, identity: str) -> Price | None:
+        """Of a model's requests at present, "name@digest"; None where no engine that serves it is calibrated.
+
+        Where several are, on devices that differ perhaps, the one measured last stands for all; the batch is of all.
+        One that is away keeps its say, so that prices do not jump with it.
+        """
+        # Plans are made in a thread of their own: a copy cannot change under the loop.
+        serving = [member for member in tuple(self._members.values()) if member.identity == identity]
+        models = [member.energy_model for member in serving if member.energy_model is not None]
+        if not models:
+            return None
+        newest = max(models, key=lambda model: model.measured_at)
+        return Price(newest, mean_batch((member.batch for member in serving), self.clock.monotonic()))
+
     def absent(self, model: str) -> PithError:
         """What a caller is told where `choose` finds none: NOT_FOUND only when every engine has said what it serves."""
         members = self._members.values()
@@ -260,11 +305,16 @@ class Engines:
                 info = await engine.control.GetModelInfo(
                     control_pb2.GetModelInfoRequest(), timeout=INFO_TIMEOUT_SECONDS
                 )
+                before = engine.energy_model
                 engine.reached(info)
                 log.info("engine reached", engine=engine.name, address=engine.address, model=engine.identity)
+                if engine.energy_model != before:
+                    self._on_energy_model()
                 async for load in engine.watch():
                     failures = 0
                     engine.report(load)
+                    if totals := read_totals(load):
+                        self._on_totals(engine.name, totals)
                     self._on_change()
                 fault, lost = "it ended its load reports", True
             except grpc.aio.AioRpcError as error:

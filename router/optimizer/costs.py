@@ -1,12 +1,14 @@
-"""What a request costs by (model, task, directive): running means over what was served."""
+"""What a request costs by (model, task, directive): its lengths by the engine's calibration, or observed energy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from common.quality.estimates import Cell
-from router.directives.levels import PRIOR_RELATIVE_CARBON
+from router.directives.levels import L0, PRIOR_RELATIVE_CARBON
+from router.optimizer.pricing import Lengths, Price
 
 MEMORY_REQUESTS = 2_000
 """Beyond this many, a mean forgets exponentially, so that it follows traffic that changes."""
@@ -18,58 +20,159 @@ PRIOR_REQUESTS = 20
 
 
 @dataclass(frozen=True, slots=True)
+class Mean:
+    """A running mean, and how many requests are in it."""
+
+    value: float = 0.0
+    requests: int = 0
+
+    def with_(self, value: float) -> Mean:
+        requests = self.requests + 1
+        return Mean(self.value + _weight(requests) * (value - self.value), requests)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What is known of a cell's requests; each mean is over those that told."""
+
+    lengths: Lengths | None = None
+    requests: int = 0
+    """Whose lengths are known."""
+    energy_joules: Mean = Mean()
+    busy_seconds: Mean = Mean()
+
+    def with_(self, lengths: Lengths | None, energy_joules: float | None, busy_seconds: float) -> Observed:
+        requests, mean = self.requests, self.lengths
+        if lengths is not None:
+            requests += 1
+            mean = lengths if mean is None else mean.toward(lengths, _weight(requests))
+        return Observed(
+            mean,
+            requests,
+            self.energy_joules if energy_joules is None else self.energy_joules.with_(energy_joules),
+            self.busy_seconds.with_(busy_seconds) if busy_seconds > 0 else self.busy_seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Cost:
-    """Means of one request."""
+    """What one request is expected to cost. The energy is modelled, however that of the requests behind it is known."""
 
     energy_joules: float
     busy_seconds: float
-    output_tokens: float
-    requests: int
+    priced_by: str = ""
+    """What the energy rests on, in words."""
 
 
 class CostBook:
-    """Observed costs, with a stated prior for what has not been served yet."""
+    """Observed means, and what is made of them.
 
-    def __init__(self, observed: Mapping[Cell, Cost] | None = None) -> None:
-        self._costs: dict[Cell, Cost] = dict(observed or {})
+    Where the model's engines are calibrated, energy is computed from the requests' mean lengths at the batch that they
+    have at present, the same for all directives. Means of observed joules would compare what was served in a full batch
+    with what was served in an empty one, where the same request costs several times more. They are used where there is
+    no calibration; device time is a mean of what was observed in either case.
 
-    def observe(self, cell: Cell, energy_joules: float, busy_seconds: float, output_tokens: int) -> None:
-        old = self._costs.pop(cell, Cost(0.0, 0.0, 0.0, 0))
-        requests = old.requests + 1
-        weight = 1.0 / min(requests, MEMORY_REQUESTS)
-        self._costs[cell] = Cost(
-            old.energy_joules + weight * (energy_joules - old.energy_joules),
-            old.busy_seconds + weight * (busy_seconds - old.busy_seconds),
-            old.output_tokens + weight * (output_tokens - old.output_tokens),
-            requests,
-        )
-        if len(self._costs) > MAX_CELLS:
-            del self._costs[next(iter(self._costs))]
+    Args:
+        observed: What is known at the start.
+        price_of: The price of a model's requests ("name@digest") at present; None where no engine of it is calibrated.
+    """
 
-    def observed(self, cell: Cell) -> Cost | None:
-        return self._costs.get(cell)
+    def __init__(
+        self,
+        observed: Mapping[Cell, Observed] | None = None,
+        price_of: Callable[[str], Price | None] = lambda _model: None,
+    ) -> None:
+        self._observed = OrderedDict(observed or {})
+        self._price_of = price_of
 
-    def predicted(self, cell: Cell) -> Cost | None:
-        """Observed mean, drawn towards the prior share of L0's mean as if that were PRIOR_REQUESTS more requests.
+    def observe(
+        self, cell: Cell, energy_joules: float | None, busy_seconds: float, lengths: Lengths | None = None
+    ) -> None:
+        """Takes a request in. None, and 0 busy seconds, stand for what is not known of it."""
+        # Never taken out in between: plans are made in a thread of their own, which would miss it.
+        self._observed[cell] = self._observed.get(cell, Observed()).with_(lengths, energy_joules, busy_seconds)
+        self._observed.move_to_end(cell)
+        if len(self._observed) > MAX_CELLS:
+            self._observed.popitem(last=False)
 
-        Without that, a few dear requests could make L0 look cheaper for good: what is not served is not observed again.
-        None where neither it nor L0 was observed.
+    def observed(self, cell: Cell) -> Observed | None:
+        return self._observed.get(cell)
+
+    def predicted(self, model: str, task: str, directives: Iterable[str]) -> dict[str, Cost]:
+        """By directive, all by one price; without those of which neither the cell nor L0's tells anything.
+
+        A cell's own mean is drawn towards a prior as if that were PRIOR_REQUESTS more requests. Without that, a few
+        dear requests could make L0 look cheaper for good: what is not served is not observed again. The prior is L0
+        with PRIOR_RELATIVE_CARBON of its output tokens where lengths are priced: the published shares are of energy,
+        but of prompts so short that they are the shares of output tokens too (SPROUT's ScienceQA: 0.29 and 0.19 of
+        both). The prefill is not shrunk, so that a long prompt with a short answer hardly gains. Without a price the
+        prior is that share of L0's energy.
         """
-        observed = self._costs.get(cell)
-        base = self._costs.get(Cell(cell.model, cell.task, "L0"))
-        if cell.directive == "L0" or base is None:
-            return observed
-        share = PRIOR_RELATIVE_CARBON.get(cell.directive, UNKNOWN_DIRECTIVE_PRIOR)
-        if observed is None:
-            return Cost(base.energy_joules * share, base.busy_seconds * share, base.output_tokens * share, 0)
-        weight = observed.requests / (observed.requests + PRIOR_REQUESTS)
+        price = self._price_of(model)
+        base = self._observed.get(Cell(model, task, L0.name))
+        if base is not None and base.lengths is None:
+            # Priced directives beside an L0 of observed joules would not be comparable.
+            price = None
+        costs = {}
+        for name in directives:
+            own = base if name == L0.name else self._observed.get(Cell(model, task, name))
+            cost = _predict(name, own or Observed(), base if name != L0.name else None, price)
+            if cost is not None:
+                costs[name] = cost
+        return costs
 
-        def drawn(mean: float, l0_mean: float) -> float:
-            return weight * mean + (1 - weight) * share * l0_mean
 
-        return Cost(
-            drawn(observed.energy_joules, base.energy_joules),
-            drawn(observed.busy_seconds, base.busy_seconds),
-            drawn(observed.output_tokens, base.output_tokens),
-            observed.requests,
-        )
+def _predict(name: str, own: Observed, base: Observed | None, price: Price | None) -> Cost | None:
+    """Of a directive whose own means are drawn to those of L0, `base`; where that is None they stand for themselves."""
+    mean = _energy(own, price)
+    l0 = Mean() if base is None else _energy(base, price)
+    if base is None or not l0.requests:
+        return Cost(mean.value, own.busy_seconds.value, _words(own, mean, price)) if mean.requests else None
+    prior = PRIOR_RELATIVE_CARBON.get(name, UNKNOWN_DIRECTIVE_PRIOR)
+    share = prior
+    if price is not None and base.lengths is not None and l0.value > 0:
+        share = price.joules(base.lengths.answered_with(prior)) / l0.value
+    # Device time goes with energy: what the prior leaves of the one it leaves of the other.
+    busy_seconds = own.busy_seconds.value
+    if base.busy_seconds.requests:
+        busy_seconds = _drawn(own.busy_seconds, share * base.busy_seconds.value)
+    return Cost(
+        _drawn(mean, share * l0.value),
+        busy_seconds,
+        _drawn_words(own, mean, base, l0, prior, price),
+    )
+
+
+def _energy(observed: Observed, price: Price | None) -> Mean:
+    if price is None:
+        return observed.energy_joules
+    return Mean() if observed.lengths is None else Mean(price.joules(observed.lengths), observed.requests)
+
+
+def _drawn(mean: Mean, prior: float) -> float:
+    weight = mean.requests / (mean.requests + PRIOR_REQUESTS)
+    return weight * mean.value + (1 - weight) * prior
+
+
+def _words(own: Observed, mean: Mean, price: Price | None) -> str:
+    if price is None or own.lengths is None:
+        return f"mean energy of {_requests(mean)}"
+    return f"lengths of {_requests(mean)}, {price.words(own.lengths)}"
+
+
+def _drawn_words(own: Observed, mean: Mean, base: Observed, l0: Mean, prior: float, price: Price | None) -> str:
+    lengths = own.lengths or (base.lengths and base.lengths.answered_with(prior))
+    if price is None or lengths is None:
+        of_l0 = f"{100 * prior:.3g} % of the mean energy of L0's {_requests(l0)}"
+        return f"{_words(own, mean, None)}, and {of_l0} as {PRIOR_REQUESTS} more" if mean.requests else of_l0
+    of_l0 = f"L0's {_requests(l0)} with {100 * prior:.3g} % of their output tokens"
+    known = f"{_requests(mean)}, and of {of_l0} as {PRIOR_REQUESTS} more" if mean.requests else of_l0
+    return f"lengths of {known}, {price.words(lengths)}"
+
+
+def _requests(mean: Mean) -> str:
+    return f"{mean.requests:,} request{'' if mean.requests == 1 else 's'}"
+
+
+def _weight(requests: int) -> float:
+    return 1.0 / min(requests, MEMORY_REQUESTS)

@@ -1,4 +1,4 @@
-"""Keeps the plan up to date: on a timer, and whenever directives, policies or bounds have changed."""
+"""Keeps the plan up to date: on a timer, and whenever directives, policies, bounds or engines' prices have changed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class Planner:
         self._interval_seconds = interval_seconds
         self._latencies = latencies
         self._planning = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._wanted = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
 
     def grams(self, cost: Cost) -> float:
         """Carbon of a request of that cost at the present intensity."""
@@ -72,18 +73,31 @@ class Planner:
             self._keeper.put_plan(plan)
             log.debug("planned", entries=len(plan.entries), g_per_kwh=g_per_kwh)
 
+    def replan_soon(self) -> None:
+        """Has the background plan anew, once for all calls until it does."""
+        self._wanted.set()
+
     def start(self) -> None:
-        """Begins to plan on the timer."""
-        self._task = asyncio.create_task(self._run(), name="planner")
+        """Begins to plan on the timer, and where `replan_soon` asks for it."""
+        self._tasks = [
+            asyncio.create_task(self._on_timer(), name="planner"),
+            asyncio.create_task(self._on_request(), name="planner, on request"),
+        ]
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _run(self) -> None:
+    async def _on_timer(self) -> None:
         while True:
             await self._clock.sleep(self._interval_seconds)
+            await self.replan()
+
+    async def _on_request(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
             await self.replan()
 
     def _grams(self, cost: Cost, g_per_kwh: float) -> float:

@@ -48,14 +48,12 @@ def _carbon(
     policy: Policy, model: str, task: str, costs: CostBook, grams: Callable[[Cost], float]
 ) -> Mapping[str, float]:
     """Of a request, by L0 and the policy's directives, open or not."""
+    names = (L0.name, *policy.directives)
+    predicted = costs.predicted(model, task, names)
     # Without L0's cost there is no scale: the published shares order the levels then, all in units of one L0 request.
-    scaled = costs.predicted(Cell(model, task, L0.name)) is not None
-
-    def of(name: str) -> float:
-        cost = costs.predicted(Cell(model, task, name)) if scaled else None
-        return grams(cost) if cost else PRIOR_RELATIVE_CARBON.get(name, UNKNOWN_DIRECTIVE_PRIOR)
-
-    return {name: of(name) for name in (L0.name, *policy.directives)}
+    if L0.name in predicted:
+        return {name: grams(predicted[name]) for name in names}
+    return {name: PRIOR_RELATIVE_CARBON.get(name, UNKNOWN_DIRECTIVE_PRIOR) for name in names}
 
 
 def _late(policy: Policy, model: str, task: str, latencies: LatencyBook) -> Mapping[str, float] | None:

@@ -15,7 +15,7 @@ from router.optimizer.problem import make_plan
 from router.replay.simulation import Simulated, Simulation
 from router.store.database import Database
 from router.store.replay import ReplayRepository
-from router.store.reports import Window
+from router.store.reports import ReportRepository, Window
 
 MOST_REQUESTS = 200_000
 """The newest that one simulation looks at."""
@@ -64,14 +64,22 @@ class Simulator:
                 replay = ReplayRepository(connection)
                 costs = await replay.cell_costs(Window(min(start, now - COSTS_FROM)))
                 simulation = Simulation(candidate, policies, replace(alone, plan=plan), costs, self._book, now)
-                since = await replay.newest(Window(start, end, candidate.tenant), candidate.task, self._most_requests)
-                async for chunk in replay.recorded(Window(since or start, end, candidate.tenant), candidate.task):
+                window, task = Window(start, end, candidate.tenant), candidate.task
+                reports = ReportRepository(connection)
+                signal = await reports.newest_signal(window, task)
+                others = await reports.other_signals(window, signal, task, evaluation=False)
+                since = await replay.newest(window, task, self._most_requests, signal)
+                async for chunk in replay.recorded(replace(window, start=since or start), task, signal):
                     await asyncio.to_thread(simulation.add, chunk)
         simulated = simulation.result()
-        if since is None:
-            return simulated
-        cut = f"only the newest {self._most_requests:,} requests were looked at, since {since.isoformat()}"
-        return replace(simulated, assumptions=(*simulated.assumptions, cut))
+        more = [
+            f"{other.requests:,} requests whose carbon was counted as {other.signal} are left out: that of the newest "
+            f"is counted as {signal}, and the two are never added"
+            for other in others
+        ]
+        if since is not None:
+            more.append(f"only the newest {self._most_requests:,} requests were looked at, since {since.isoformat()}")
+        return replace(simulated, assumptions=(*simulated.assumptions, *more))
 
     def _price(self, cost: Cost) -> float:
         # Carbon only orders the directives: without an intensity, energy does as well.

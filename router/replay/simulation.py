@@ -155,7 +155,9 @@ class Simulation:
         known = ratio(exchange, self._costs)
         if known is not None:
             return known
-        new, old = self._book.predicted(exchange.simulated[0]), self._book.predicted(exchange.recorded[0])
+        new_cell, old_cell = exchange.simulated[0], exchange.recorded[0]
+        predicted = self._book.predicted(new_cell.model, new_cell.task, (new_cell.directive, old_cell.directive))
+        new, old = predicted.get(new_cell.directive), predicted.get(old_cell.directive)
         return new.energy_joules / old.energy_joules if new and old and old.energy_joules > 0 else 1.0
 
     def _assumptions(self, exchanges: Sequence[Exchange]) -> list[str]:

@@ -169,8 +169,8 @@ class FeedbackService(feedback_pb2_grpc.FeedbackServicer):
         )
 
     def _relative_carbon(self, cell: Cell) -> float | None:
-        cost = self._costs.predicted(cell)
-        baseline = self._costs.predicted(Cell(cell.model, cell.task, L0.name))
+        predicted = self._costs.predicted(cell.model, cell.task, (cell.directive, L0.name))
+        cost, baseline = predicted.get(cell.directive), predicted.get(L0.name)
         if cost is None or baseline is None:
             return None
         grams, baseline_grams = self._grams(cost), self._grams(baseline)
@@ -209,6 +209,7 @@ def _scores(entry: pb.SampleScores, leases: Mapping[str, Lease], now: datetime) 
             baseline_quality=score.baseline_quality,
             judge=score.judge,
             scored_at=now,
+            comparison=convert.to_comparison(score.comparison) if score.HasField("comparison") else None,
         )
         for score in entry.scores
     ]

@@ -4,30 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
-from pith.common.v1 import energy_pb2
+import structlog
 from pith.router.v1 import reports_pb2 as pb
 from pith.router.v1 import reports_pb2_grpc
 
 from common.auth import Role
+from common.carbon.forecast import MOST_FORECAST_HOURS
+from common.carbon.intensity import IntensityProvider, Signal
 from common.clock import Clock
 from common.errors import Violations
 from common.grpc_server import Context
 from common.limits import MAX_ID_CHARACTERS
 from common.quality.estimates import QualityBound
-from router import convert, pagination
+from router import convert, pagination, report_messages
 from router.counterfactual import estimate
 from router.fleet.view import EngineView
+from router.grid_forecast import GridForecast
 from router.limits import check_text
 from router.openings import allowing, is_open
 from router.snapshot import SnapshotKeeper
 from router.store.database import Database
-from router.store.reports import ReportRepository, Totals, Window
+from router.store.idle import IdleRepository
+from router.store.reports import ReportRepository, Window
+from router.store.strata import StratumRepository
 from router.window import read_window
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Reports"]
 ROLES = {method.name: {Role.ADMIN} for method in SERVICE.methods}
+
+DEFAULT_HOURS = 24
+MOST_PAST_HOURS = 744
+
+log = structlog.get_logger("reports")
 
 _DIMENSIONS: Mapping[int, str] = {
     pb.DIMENSION_TENANT: "tenant",
@@ -48,6 +57,7 @@ class ReportsService(reports_pb2_grpc.ReportsServicer):
     Args:
         engines: The engines as this router sees them now.
         status: How this router is now.
+        intensities: The grid's.
     """
 
     def __init__(
@@ -57,28 +67,44 @@ class ReportsService(reports_pb2_grpc.ReportsServicer):
         clock: Clock,
         engines: Callable[[], Sequence[EngineView]],
         status: Callable[[], pb.RouterStatus],
+        intensities: IntensityProvider,
     ) -> None:
         self._database = database
         self._keeper = keeper
         self._clock = clock
         self._engines = engines
         self._status = status
+        self._intensities = intensities
+        self._forecast = GridForecast(intensities)
 
     async def GetReport(self, request: pb.GetReportRequest, context: Context) -> pb.Report:
-        """A report on one tenant holds no evaluation: the product pays for that, so it lessens no tenant's saving."""
-        window = _window(request, self._clock.now())
+        """A report on one tenant holds neither evaluation nor idle time: the product pays for those, so they lessen no
+        tenant's saving."""
+        window, signal = _window(request, self._clock.now())
         dimensions = [_DIMENSIONS[dimension] for dimension in request.dimensions]
+        of_product = not request.tenant
         async with self._database.reading() as connection:
             reports = ReportRepository(connection)
-            rows = await reports.totals(window, dimensions)
-            ((_, total),) = await reports.totals(window)
-            ((_, evaluation),) = await reports.totals(window, evaluation=True)
-            strata = await reports.strata(window)
-        report = pb.Report(rows=[_row(values, totals) for values, totals in rows], total=_row({}, total))
+            signal = signal or await reports.newest_signal(window)
+            rows = await reports.totals(window, signal, dimensions)
+            ((_, total),) = await reports.totals(window, signal)
+            ((_, evaluation),) = await reports.totals(window, signal, evaluation=True)
+            others = await reports.other_signals(window, signal, evaluation=of_product)
+            strata = await StratumRepository(connection).all(window, signal)
+            idle = await IdleRepository(connection).totals(window, signal) if of_product and signal else ()
+        report = pb.Report(
+            rows=[report_messages.from_totals(values, totals) for values, totals in rows],
+            total=report_messages.from_totals({}, total),
+            signal=None if signal is None else convert.from_signal(signal),
+            other_signals=map(report_messages.from_other_signal, others),
+            idle=map(report_messages.from_idle, idle),
+        )
         evaluation_grams = 0.0
-        if not request.tenant:
-            report.evaluation.CopyFrom(_row({}, evaluation))
+        if of_product:
+            report.evaluation.CopyFrom(report_messages.from_totals({}, evaluation))
             evaluation_grams = evaluation.grams
+            if (sci := report_messages.from_sci(total, evaluation, idle)) is not None:
+                report.sci.CopyFrom(sci)
         counterfactual = estimate(strata, total.grams, evaluation_grams)
         if counterfactual is not None:
             report.counterfactual.CopyFrom(convert.from_counterfactual(counterfactual))
@@ -95,6 +121,30 @@ class ReportsService(reports_pb2_grpc.ReportsServicer):
         views = sorted(self._engines(), key=lambda view: view.name)
         return pb.ListEnginesResponse(engines=map(convert.from_engine, views))
 
+    async def GetIntensity(self, request: pb.GetIntensityRequest, context: Context) -> pb.IntensityOutlook:
+        history_hours, forecast_hours = _hours(request)
+        now = self._clock.now()
+        try:
+            current = self._intensities.current(now)
+            past = self._intensities.history(now, history_hours)
+            coming = await self._forecast.hours(now, forecast_hours)
+        except Exception as error:
+            # As in GetStatus: whatever is wrong with the provider, to say so is what is asked for.
+            log.warning("no intensity", fault=str(error))
+            return pb.IntensityOutlook(fault=f"the provider fails: {error}")
+        return pb.IntensityOutlook(
+            current=convert.from_intensity(current, now),
+            history=[
+                pb.IntensityOutlook.Hour(start_time=convert.timestamp(start), g_per_kwh=g_per_kwh)
+                for start, g_per_kwh in past
+            ],
+            forecast=[
+                pb.IntensityOutlook.Forecast(start_time=convert.timestamp(start), g_per_kwh=convert.from_interval(hour))
+                for start, hour in coming
+            ],
+            fault=self._intensities.fault,
+        )
+
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.RouterStatus:
         return self._status()
 
@@ -110,7 +160,19 @@ def _cell_key(bound: QualityBound) -> tuple[str, ...]:
     return bound.cell.model, bound.cell.task, bound.cell.directive
 
 
-def _window(request: pb.GetReportRequest, now: datetime) -> Window:
+def _hours(request: pb.GetIntensityRequest) -> tuple[int, int]:
+    """Of history and of forecast, with the defaults for 0."""
+    faults = Violations()
+    for field, hours, most in (
+        ("history_hours", request.history_hours, MOST_PAST_HOURS),
+        ("forecast_hours", request.forecast_hours, MOST_FORECAST_HOURS),
+    ):
+        faults.require(hours <= most, field, f"is {hours:,}; at most {most}")
+    faults.raise_if_any()
+    return request.history_hours or DEFAULT_HOURS, request.forecast_hours or DEFAULT_HOURS
+
+
+def _window(request: pb.GetReportRequest, now: datetime) -> tuple[Window, Signal | None]:
     faults = Violations()
     start, end = read_window(faults, request, now)
     for index, dimension in enumerate(request.dimensions):
@@ -121,31 +183,6 @@ def _window(request: pb.GetReportRequest, now: datetime) -> Window:
         elif dimension in request.dimensions[:index]:
             faults.add(at, f"is {pb.Dimension.Name(dimension)} again; each may be named once")
     check_text(faults, "tenant", request.tenant, MAX_ID_CHARACTERS)
+    signal = report_messages.to_signal(faults, request.signal) if request.HasField("signal") else None
     faults.raise_if_any()
-    return Window(start, end, request.tenant)
-
-
-def _row(values: Mapping[str, Any], totals: Totals) -> pb.Report.Row:
-    row = pb.Report.Row(
-        requests=totals.requests,
-        prompt_tokens=totals.prompt_tokens,
-        output_tokens=totals.output_tokens,
-        energy_joules=totals.energy_joules,
-        operational_grams=totals.operational_grams,
-        embodied_grams=totals.embodied_grams,
-        requests_without_energy=totals.requests_without_energy,
-        requests_without_embodied=totals.requests_without_embodied,
-        energy_source=(
-            convert.from_energy_source(totals.energy_source)
-            if totals.energy_source
-            else energy_pb2.ENERGY_SOURCE_UNSPECIFIED
-        ),
-        rated_requests=totals.rated_requests,
-        mean_rating=totals.mean_rating,
-    )
-    for name, value in values.items():
-        if isinstance(value, datetime):
-            getattr(row, name).CopyFrom(convert.timestamp(value))
-        else:
-            setattr(row, name, value)
-    return row
+    return Window(start, end, request.tenant), signal

@@ -78,6 +78,7 @@ class Database:
         if self.url.get_backend_name() == "sqlite":
             event.listen(self._engine.sync_engine, "connect", _configure_sqlite)
             event.listen(self._engine.sync_engine, "begin", _begin_sqlite)
+            event.listen(self._engine.sync_engine, "invalidate", _roll_back_sqlite)
 
     async def open(self) -> None:
         """Brings the schema to this version's, whatever it is now.
@@ -195,3 +196,15 @@ def _failures() -> Iterator[None]:
     except (exc.DBAPIError, exc.TimeoutError) as error:
         # After its first line, a database may quote the row.
         raise StoreUnavailable(str(getattr(error, "orig", None) or error).partition("\n")[0]) from error
+
+
+def _roll_back_sqlite(dbapi_connection: Any, _record: object, _error: BaseException | None) -> None:
+    """Before a connection is thrown away, which is what becomes of one whose task was cancelled within a statement.
+
+    A statement that has rows left keeps a closed connection, and its lock on the file, for as long as anything refers
+    to it: the frames of the very error, where somebody keeps that.
+    """
+    if dbapi_connection is not None:
+        # A connection that is broken altogether holds nothing.
+        with contextlib.suppress(Exception):
+            dbapi_connection.run_async(lambda connection: connection.rollback())

@@ -7,13 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, func, select, tuple_
+from sqlalchemy import Double, Row, case, cast, func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.carbon.intensity import Signal
 from common.quality.estimates import Cell
 from router.directives.levels import L0, Directive
 from router.ledger import LedgerEntry
-from router.optimizer.costs import Cost
+from router.optimizer.costs import Mean, Observed
+from router.optimizer.pricing import Lengths
+from router.store.signals import signal_of
 from router.store.spending import SpendingRepository, day_of
 from router.store.tables import ledger
 from router.store.upsert import insert_new
@@ -36,6 +39,8 @@ class LedgerRepository:
             ledger.c.started_at,
             ledger.c.operational_grams,
             ledger.c.embodied_grams,
+            ledger.c.intensity_kind,
+            ledger.c.intensity_scope,
         )
         rows = [_row(entry) for entry in entries]
         added = await insert_new(self._connection, ledger, rows, ("tenant", "request_id"), columns)
@@ -74,14 +79,25 @@ class LedgerRepository:
         query = select(ledger.c.tenant).where(ledger.c.tenant == tenant, ledger.c.request_id == request_id)
         return (await self._connection.execute(query)).first() is not None
 
-    async def mean_costs(self, directives: Mapping[str, Directive], since: datetime | None = None) -> dict[Cell, Cost]:
-        """What requests with known energy cost by cell, of the directives' present revisions.
+    async def mean_costs(
+        self, directives: Mapping[str, Directive], since: datetime | None = None
+    ) -> dict[Cell, Observed]:
+        """What is known of requests by cell, of the directives' present revisions: lengths, energy and device time.
 
         Without evaluation: an engine that judges at a quiet hour shares each step among fewer, so the same request
         costs more there than in traffic, and a directive would look dearer than it is. What callers told of engines of
         their own counts only for cells that no engine of ours has answered.
         """
         callers_own = (ledger.c.engine == "").label("callers_own")
+        # Squares of what whole numbers of 63 bits can hold need more; PostgreSQL's mean of them is a Decimal besides.
+        prompt, cached, output = (
+            cast(column, Double) for column in (ledger.c.prompt_tokens, ledger.c.cached_tokens, ledger.c.output_tokens)
+        )
+        # As `Lengths.of`. No prompt has 0 tokens: that stands for lengths that were not told, and null is in no mean.
+        n = case((prompt > 0, prompt))
+        c = case((cached < prompt, cached), else_=prompt)
+        m = case((prompt > 0, output))
+        busy_seconds = case((ledger.c.busy_seconds > 0, ledger.c.busy_seconds))
         query = (
             select(
                 callers_own,
@@ -89,12 +105,21 @@ class LedgerRepository:
                 ledger.c.task,
                 ledger.c.directive,
                 ledger.c.directive_revision,
+                func.count(n).label("requests"),
+                func.avg(n - c).label("input_tokens"),
+                func.avg(n * n - c * c).label("input_squared"),
+                func.avg(m).label("output_tokens"),
+                func.avg(m * m).label("output_squared"),
+                func.avg(n * m).label("pairs"),
                 func.avg(ledger.c.energy_joules).label("energy_joules"),
-                func.avg(ledger.c.busy_seconds).label("busy_seconds"),
-                func.avg(ledger.c.output_tokens).label("output_tokens"),
-                func.count().label("requests"),
+                func.count(ledger.c.energy_joules).label("with_energy"),
+                func.avg(busy_seconds).label("busy_seconds"),
+                func.count(busy_seconds).label("with_busy_seconds"),
             )
-            .where(ledger.c.energy_joules.is_not(None), ledger.c.evaluation_sample_id == "")
+            .where(
+                ledger.c.evaluation_sample_id == "",
+                or_(ledger.c.energy_joules.is_not(None), ledger.c.prompt_tokens > 0),
+            )
             .group_by(callers_own, ledger.c.model, ledger.c.task, ledger.c.directive, ledger.c.directive_revision)
         )
         if since is not None:
@@ -103,10 +128,7 @@ class LedgerRepository:
         for row in sorted(await self._connection.execute(query), key=lambda row: not row.callers_own):
             directive = L0 if row.directive == L0.name else directives.get(row.directive)
             if directive is not None and row.directive_revision == directive.revision:
-                # PostgreSQL's mean of whole numbers is a Decimal.
-                costs[Cell(row.model, row.task, row.directive)] = Cost(
-                    row.energy_joules, row.busy_seconds, float(row.output_tokens), row.requests
-                )
+                costs[Cell(row.model, row.task, row.directive)] = _observed(row)
         return costs
 
     async def answer_times(
@@ -134,12 +156,25 @@ class LedgerRepository:
         return times[::-1]
 
 
-def _grams(added: Iterable[Row[Any]]) -> Mapping[tuple[str, datetime], float]:
-    """By policy and day, of the rows whose energy is known; as `router.spending.grams_of` has it."""
-    grams: defaultdict[tuple[str, datetime], float] = defaultdict(float)
+def _observed(row: Row[Any]) -> Observed:
+    lengths = None
+    if row.requests:
+        lengths = Lengths(row.input_tokens, row.input_squared, row.output_tokens, row.output_squared, row.pairs)
+    return Observed(
+        lengths,
+        row.requests,
+        Mean(row.energy_joules or 0.0, row.with_energy),
+        Mean(row.busy_seconds or 0.0, row.with_busy_seconds),
+    )
+
+
+def _grams(added: Iterable[Row[Any]]) -> Mapping[tuple[str, datetime, Signal], float]:
+    """By policy, day and signal, of the rows whose carbon is known; as `router.spending.grams_of` has it."""
+    grams: defaultdict[tuple[str, datetime, Signal], float] = defaultdict(float)
     for row in added:
-        if row.policy and row.engine and row.operational_grams is not None:
-            grams[row.policy, day_of(row.started_at)] += row.operational_grams + (row.embodied_grams or 0.0)
+        if row.policy and row.engine and row.operational_grams is not None and row.intensity_kind is not None:
+            key = row.policy, day_of(row.started_at), signal_of(row)
+            grams[key] += row.operational_grams + (row.embodied_grams or 0.0)
     return grams
 
 
@@ -172,6 +207,7 @@ def _row(entry: LedgerEntry) -> dict[str, Any]:
         "intensity_scope": intensity.scope.value if intensity else None,
         "intensity_observed_at": intensity.observed_at if intensity else None,
         "intensity_source": intensity.source if intensity else None,
+        "pue": entry.pue,
         "engine": entry.engine,
         "seed": "" if entry.seed is None else str(entry.seed),
         "finish_reason": entry.finish_reason,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -11,9 +11,12 @@ from sqlalchemy import Row, and_, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.quality.estimates import Cell, QualityBound
+from common.quality.pairwise import Comparison
 from router.samples import Score
 from router.store.tables import bounds, samples, scores
 from router.store.upsert import insert_new
+
+_NOT_COMPARED = {field.name: None for field in fields(Comparison)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,7 @@ class QualityRepository:
                 "baseline_quality": score.baseline_quality,
                 "judge": score.judge,
                 "scored_at": score.scored_at,
+                **(_NOT_COMPARED if score.comparison is None else asdict(score.comparison)),
             }
             for score in given
         ]
@@ -151,4 +155,7 @@ def _score(row: Row[Any]) -> Score:
         baseline_quality=row.baseline_quality,
         judge=row.judge,
         scored_at=row.scored_at,
+        comparison=None
+        if row.characters is None
+        else Comparison(row.characters, row.baseline_characters, row.shown_first, row.shown_second),
     )

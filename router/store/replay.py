@@ -9,10 +9,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.carbon.intensity import Signal
 from common.quality.estimates import Cell
 from router.directives.decide import Reason
 from router.replay.recorded import CellCost, Recorded
-from router.store.reports import SERVING, Window, within
+from router.store.reports import SERVING, Window, of_no_other, within
 from router.store.tables import ledger
 
 CHUNK = 2_000
@@ -54,19 +55,21 @@ class ReplayRepository:
             for row in await self._connection.execute(query)
         }
 
-    async def newest(self, window: Window, task: str, most: int) -> datetime | None:
+    async def newest(self, window: Window, task: str, most: int, signal: Signal | None) -> datetime | None:
         """From when on there are at most `most` requests of the window; None where all of it has no more.
 
         Args:
             task: Empty is every task.
+            signal: Requests whose carbon was counted under another one are left out.
         """
         started = ledger.c.started_at
-        query = select(started).where(*_serving(window, task)).order_by(started.desc()).offset(most).limit(1)
+        query = select(started).where(*_serving(window, task, signal)).order_by(started.desc()).offset(most).limit(1)
         last_left_out = (await self._connection.execute(query)).scalar_one_or_none()
         return None if last_left_out is None else last_left_out + timedelta(microseconds=1)
 
-    async def recorded(self, window: Window, task: str) -> AsyncIterator[Sequence[Recorded]]:
-        """The requests of the window and, unless empty, of a task, without evaluation: in chunks, oldest first."""
+    async def recorded(self, window: Window, task: str, signal: Signal | None) -> AsyncIterator[Sequence[Recorded]]:
+        """The requests of the window and, unless empty, of a task, without evaluation, and without those whose carbon
+        was counted under another signal: in chunks, oldest first."""
         query = (
             select(
                 ledger.c.tenant,
@@ -80,7 +83,7 @@ class ReplayRepository:
                 (ledger.c.operational_grams + func.coalesce(ledger.c.embodied_grams, 0.0)).label("grams"),
                 ledger.c.started_at,
             )
-            .where(*_serving(window, task))
+            .where(*_serving(window, task, signal))
             .order_by(ledger.c.started_at)
         )
         async with self._connection.stream(query.execution_options(yield_per=CHUNK)) as rows:
@@ -88,9 +91,9 @@ class ReplayRepository:
                 yield [_recorded(row) for row in chunk]
 
 
-def _serving(window: Window, task: str) -> list[ColumnElement[bool]]:
+def _serving(window: Window, task: str, signal: Signal | None) -> list[ColumnElement[bool]]:
     of_task = [ledger.c.task == task] if task else []
-    return [*within(window), SERVING, *of_task]
+    return [*within(window), SERVING, of_no_other(signal), *of_task]
 
 
 def _recorded(row: Any) -> Recorded:

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Row, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.quality.estimates import Cell
+from common.quality.pairwise import PAIRWISE
 from router.directives.compile import Turn
 from router.samples import Answer, Sample
 from router.store.erasure import ErasureRepository
@@ -20,7 +21,12 @@ from router.store.upsert import insert_new
 
 MAX_TASKS = 1_000
 """That an evaluator is told of: a task is any string that a caller names."""
-_GRADABLE = and_(samples.c.reference != "", samples.c.grader != "", samples.c.erased_at.is_(None))
+_GRADABLE = and_(
+    samples.c.grader != "",
+    # Who compares answers with one another needs no right one.
+    or_(samples.c.reference != "", samples.c.grader == PAIRWISE),
+    samples.c.erased_at.is_(None),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,7 @@ class SampleRepository:
         lease_seconds: float,
         served_after: datetime | None = None,
     ) -> tuple[Sample, ...]:
-        """Leases samples that nobody holds, have reference and grader, and lack a score: a uniform draw from those.
+        """Leases samples that nobody holds, can be graded, and lack a score: a uniform draw from those.
 
         Args:
             revisions: present revision of each directive whose score is wanted; a score of another does not count.
@@ -134,7 +140,7 @@ class SampleRepository:
         return await self.get_many(drawn)
 
     async def draw_any(self, task: str, count: int, rng: random.Random, model: str = "") -> tuple[Sample, ...]:
-        """Samples of one model that have reference and grader, whatever their leases and scores: drawn uniformly at
+        """Samples of one model that can be graded, whatever their leases and scores: drawn uniformly at
         random, and left as they are.
 
         Args:
@@ -198,7 +204,7 @@ class SampleRepository:
         return tuple(_sample(row, of_sample[row.sample_id]) for row in rows)
 
     async def gradable(self) -> dict[tuple[str, str], int]:
-        """How many samples of each (model, task) have reference and grader: of the `MAX_TASKS` that have most."""
+        """How many samples of each (model, task) can be graded: of the `MAX_TASKS` that have most."""
         query = select(samples.c.model, samples.c.task, func.count().label("n")).where(_GRADABLE)
         most = query.group_by(samples.c.model, samples.c.task).order_by(func.count().desc(), samples.c.task)
         rows = await self._connection.execute(most.limit(MAX_TASKS))

@@ -133,9 +133,11 @@ spent = Table(
     Column("policy", Text, primary_key=True),
     # The first moment of the day, UTC.
     Column("day", UtcDateTime, primary_key=True),
+    Column("intensity_kind", Text, primary_key=True),
+    Column("intensity_scope", Text, primary_key=True),
     Column("grams", Double, nullable=False),
 )
-"""Carbon of the ledger's rows by policy and day, brought up to date in the transaction that adds them."""
+"""Carbon of the ledger's rows by policy, day and signal, brought up to date in the transaction that adds them."""
 
 idle_counters = Table(
     "idle_counters",
@@ -222,6 +224,11 @@ scores = Table(
     Column("baseline_quality", Double, nullable=False),
     Column("judge", Text, nullable=False),
     Column("scored_at", UtcDateTime, nullable=False),
+    # Of answers that were compared with one another, else absent.
+    Column("characters", BigInteger),
+    Column("baseline_characters", BigInteger),
+    Column("shown_first", Double),
+    Column("shown_second", Double),
     UniqueConstraint("sample_id", "directive", "directive_revision"),
 )
 

@@ -3,8 +3,9 @@
 import os
 import platform
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
+
+from engine.backends.processor import processor_name
 
 PACKAGES = ("torch", "transformers", "grpcio", "numpy")
 
@@ -12,16 +13,8 @@ PACKAGES = ("torch", "transformers", "grpcio", "numpy")
 def description() -> dict[str, Any]:
     """Processor, cores that this process may use, and versions."""
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": len(os.sched_getaffinity(0)),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
-
-
-def _processor() -> str:
-    """As Linux names it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from common.addresses import check_target, is_loopback, split_address
+from common.addresses import check_target, check_url, is_loopback, split_address
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,39 @@ def test_what_a_client_can_reach(address: str) -> None:
 def test_an_address_that_no_client_can_reach_is_named(address: str, fault: str) -> None:
     with pytest.raises(ValueError, match=f"^{fault}"):
         check_target(address)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.example.org",
+        "https://api.example.org:8443/v3/",
+        "http://127.0.0.1:80",
+        "http://[::1]/",
+        "http://localhost",
+    ],
+)
+def test_an_api_is_called_over_tls_or_on_this_machine(url: str) -> None:
+    check_url(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("", "must be https://HOST"),
+        ("api.example.org", "must be https://HOST"),
+        ("ftp://api.example.org", "must be https://HOST"),
+        ("https://", "must be https://HOST"),
+        ("https://host:port", "must be https://HOST"),
+        ("https://host:99999", "must be https://HOST"),
+        ("https://[::1", "must be https://HOST"),
+        ("https://user:secret@host", "must be https://HOST"),
+        ("https://host?token=1", "must be https://HOST"),
+        ("http://api.example.org", "is beyond loopback; it must be https"),
+        ("http://127.0.0.1.example.org", "is beyond loopback; it must be https"),
+    ],
+)
+def test_a_wrong_url_is_named_without_what_it_holds(url: str, fault: str) -> None:
+    with pytest.raises(ValueError, match=fault) as raised:
+        check_url(url)
+    assert "secret" not in str(raised.value)

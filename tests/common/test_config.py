@@ -74,6 +74,18 @@ def test_every_fault_is_a_line_with_name_value_and_limit(
     assert any(line.startswith("ShopConfig: shelves.1 = 'x': ") for line in lines)
 
 
+class SafeConfig(ShopConfig):
+    model_config = SettingsConfigDict(env_prefix="PITH_SAFE_")
+
+    door: Path
+
+
+def test_what_is_needed_is_named_with_its_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load(SafeConfig)
+    assert capsys.readouterr().err.splitlines() == ["SafeConfig: door: is needed; set PITH_SAFE_DOOR"]
+
+
 def test_a_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PITH_SHOP_KEY", "hunter2")
     (line,) = refusal(capsys)

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from deploy.day import Outcome, Request, plan_day
-from deploy.report import Bound, DemoResult, Evaluations, Event, as_json, as_tables, draw
+from deploy.picture import draw
+from deploy.report import Bound, DemoResult, Evaluations, Event, as_json, as_tables
 from engine.demo.tasks import TASKS
 
 INTENSITY = [300.0] * 12 + [100.0] * 12
@@ -64,8 +65,9 @@ def test_more_requests_come_by_day_than_by_night() -> None:
 
 def test_the_evaluators_carbon_is_deducted_from_the_saving() -> None:
     report = as_json(result())
-    assert report["carbon_saving_without_evaluation"] == pytest.approx(0.5)
-    assert report["carbon_saving"] == pytest.approx(0.5 - 7.2e-4 / (144 * 2e-4))
+    assert report["carbon_saving_without_evaluation"]["value"] == pytest.approx(0.5)
+    assert report["carbon_saving"]["value"] == pytest.approx(0.5 - 7.2e-4 / (144 * 2e-4))
+    assert [report["carbon_saving_by_task"][task]["value"] for task in TASKS] == pytest.approx([0.5] * len(TASKS))
     assert report["baseline"]["requests"] == 144
     assert report["pith"]["output_tokens"] == 1440
     assert report["directive_mix"][TASKS[0]] == {"L0": 0.0, "L1": 0.0, "L2": 1.0}
@@ -90,7 +92,7 @@ def test_table_and_picture_are_made(tmp_path: Path) -> None:
     console = Console(record=True, width=80)
     console.print(*as_tables(result()))
     printed = console.export_text()
-    for expected in (*TASKS, "1,440 → 360", "95%", "L2 ≥ 0.960", "100.0% → 100.0%"):
+    for expected in (*TASKS, "1,440 → 360", "50% (50 to 50)", "95%", "L2 ≥ 0.960", "100.0% → 100.0%"):
         assert expected in printed
     draw(result(), tmp_path / "report.png")
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,6 +67,9 @@ class Nvml:
             raise self.NVMLError("Invalid Argument")
         return "handle"
 
+    def nvmlDeviceGetHandleByPciBusId(self, bus_id: str) -> str:
+        return {"0000:3B:00.0": "handle"}.get(bus_id, "another's")
+
     def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
         assert handle == "handle"
         if self.millijoules is None:
@@ -74,6 +78,7 @@ class Nvml:
 
 
 def test_nvml_counts_in_joules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
     nvml = Nvml(5000)
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     counter = find_counter("cuda:0")
@@ -84,9 +89,21 @@ def test_nvml_counts_in_joules(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_gpu_without_a_counter_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
     monkeypatch.setitem(sys.modules, "pynvml", Nvml(None))
     assert find_nvml(0) is None
     monkeypatch.setitem(sys.modules, "pynvml", Nvml(1))
     assert find_nvml(1) is None
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert find_nvml(0) is None
+
+
+def test_the_gpu_is_found_where_cuda_sees_it_whatever_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several GPUs the environment may show CUDA one, which is its number 0 and NVML's 1."""
+    runtime = SimpleNamespace(deviceGetPCIBusId={0: "0000:3B:00.0"}.__getitem__)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=SimpleNamespace(runtime=runtime)))
+    nvml = Nvml(7000)
+    monkeypatch.setattr(nvml, "nvmlDeviceGetHandleByIndex", lambda device: "another's")
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    counter = find_nvml(0)
+    assert counter is not None and counter.joules() == 7

@@ -13,7 +13,7 @@ from common.grpc_client import connect
 from common.metrics import Metrics
 from evaluator.client import RouterClient
 from evaluator.config import EvaluatorConfig
-from evaluator.judges.reference import ReferenceJudge
+from evaluator.judges.configured import configured_judges
 from evaluator.loop import EvaluationLoop
 from evaluator.trial import Trials
 from tests.evaluator.fake_router import FakeRouter, FakeTarget
@@ -40,7 +40,7 @@ class Bench:
         return router
 
     async def evaluator(self, router: FakeRouter, **settings: Any) -> EvaluationLoop:
-        """An evaluator that does nothing before it is told to."""
+        """An evaluator that does nothing before it is told to, with the judges that its settings name."""
         config = EvaluatorConfig(router=router.address, **settings)
         self.channel = await self._stack.enter_async_context(connect(config.router, max_attempts=1))
         self.client = client = RouterClient(
@@ -53,8 +53,12 @@ class Bench:
             lease_seconds=config.lease_seconds,
         )
         self.metrics = Metrics("evaluator")
-        loop = EvaluationLoop(config, client, ReferenceJudge(), self.clock, self.back_off, self.metrics)
-        self.trials = Trials(client, ReferenceJudge(), config.concurrency, config.alpha, loop.spending)
+        judge = configured_judges(
+            config, self.clock, lambda: loop.knowledge.latest_g_per_kwh, self.metrics, self.back_off
+        )
+        self._stack.push_async_callback(judge.close)
+        loop = EvaluationLoop(config, client, judge, self.clock, self.back_off, self.metrics)
+        self.trials = Trials(client, judge, config.concurrency, config.alpha, loop.spending)
         self._stack.push_async_callback(loop.stop, 0.0)
         return loop
 

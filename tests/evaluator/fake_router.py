@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import grpc
-from pith.common.v1 import text_pb2
+from pith.common.v1 import energy_pb2, text_pb2
 from pith.router.v1 import feedback_pb2, feedback_pb2_grpc, generation_pb2, generation_pb2_grpc, policies_pb2
 
 from common.clock import ManualClock
@@ -58,6 +58,7 @@ class FakeRouter(feedback_pb2_grpc.FeedbackServicer, generation_pb2_grpc.Generat
     targets: list[FakeTarget]
     right: dict[tuple[str, str], float] = field(default_factory=dict)
     energy_known: bool = True
+    signal_kind: energy_pb2.SignalKind.ValueType = energy_pb2.SIGNAL_KIND_AVERAGE
     intensities: list[tuple[datetime, float]] = field(default_factory=list)
     seed: int = 0
 
@@ -245,6 +246,8 @@ class FakeRouter(feedback_pb2_grpc.FeedbackServicer, generation_pb2_grpc.Generat
             reply.finished.energy.joules = joules
             reply.finished.carbon.operational_grams = joules * GRAMS_PER_JOULE
             reply.finished.carbon.embodied_grams = 0.5
+            reply.finished.carbon.intensity.kind = self.signal_kind
+            reply.finished.carbon.intensity.scope = energy_pb2.EMISSION_SCOPE_DIRECT
         return reply
 
     def _answer(self, sample: feedback_pb2.Sample, directive: str) -> feedback_pb2.Answer:

@@ -70,3 +70,43 @@ def test_the_router_is_called_as_the_files_say(tmp_path: Path) -> None:
     assert EvaluatorConfig(router_tls_ca=authority.certificate).router_tls == ClientTls(authority.certificate)
     with pytest.raises(ValidationError, match=r"router_tls_ca: .*cannot be read"):
         EvaluatorConfig(router_tls_ca=tmp_path / "absent.pem")
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        (
+            {"judge_engine": "a:1", "judge_url": "https://b/v1", "judge_model": "m"},
+            "judge_engine and judge_url: only one",
+        ),
+        ({"judge_url": "https://b/v1"}, "judge_model: is needed with judge_url"),
+        ({"judge_url": "http://b/v1", "judge_model": "m"}, "judge_url\n.*is beyond loopback; it must be https"),
+        ({"judge_url": "b", "judge_model": "m"}, "judge_url\n.*must be https://HOST"),
+        ({"judge_engine": "a"}, "judge_engine"),
+        ({"judge_engine": "a:1", "judge_grams_per_1000_tokens": 1}, "judge_grams_per_1000_tokens: is for judge_url"),
+        (
+            {"judge_url": "https://b", "judge_model": "m", "judge_grams_per_day": 1},
+            "judge_grams_per_day: needs judge_grams_per_1000_tokens",
+        ),
+        ({"judge_grams_per_day": float("inf")}, "judge_grams_per_day"),
+        ({"judge_requests_per_day": 0}, "judge_requests_per_day"),
+        ({"judge_token": "ke\u00fd"}, "judge_token\n.*must be printable ASCII"),
+        ({"judge_token": "key\n"}, "judge_token\n.*must be printable ASCII"),
+        ({"judge_answer_characters": 199}, "judge_answer_characters"),
+        ({"judge_concurrency": 0}, "judge_concurrency"),
+        ({"judge_timeout_seconds": float("nan")}, "judge_timeout_seconds"),
+    ],
+)
+def test_a_judge_that_cannot_be_is_named(settings: dict[str, object], fault: str) -> None:
+    with pytest.raises(ValidationError, match=fault):
+        EvaluatorConfig.model_validate(settings)
+
+
+def test_a_judge_by_engine_or_url(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    by_engine = EvaluatorConfig(judge_engine="[::1]:7500", judge_tls_ca=authority.certificate)
+    assert by_engine.judge_tls == ClientTls(authority.certificate)
+    by_url = EvaluatorConfig(judge_url="https://api.example/v1", judge_model="m", judge_token="not to be seen")
+    assert "not to be seen" not in repr(by_url)
+    with pytest.raises(ValidationError, match="judge_tls_ca: is for judge_engine"):
+        EvaluatorConfig(judge_tls_ca=authority.certificate)

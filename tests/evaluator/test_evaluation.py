@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from pith.common.v1 import energy_pb2
 from structlog.testing import capture_logs
 
 from common.errors import PithError, resource_exhausted, unavailable
@@ -400,6 +401,24 @@ class TestSpending:
         assert last.done
         assert last.energy_joules == loop.spending.energy_joules == pytest.approx(3 * 2.0 + 2 * 10.0)
         assert last.carbon_grams == loop.spending.carbon_grams == pytest.approx(2.6 + 5 * 0.5)
+
+    async def test_grams_under_two_signals_are_never_added(self, bench: Bench) -> None:
+        router = await bench.router([FakeTarget("extraction", "L2")])
+        router.serve("extraction", 3, directive="L2")
+        loop = await bench.evaluator(router)
+        await bench.evaluate(loop)
+        assert loop.spending.carbon_grams == pytest.approx(3 * 1.5)
+        router.signal_kind = energy_pb2.SIGNAL_KIND_MARGINAL
+        router.serve("extraction", 2, directive="L2")
+        await bench.evaluate(loop)
+        # Of the newest answers' signal alone; energy has none.
+        assert loop.spending.carbon_grams == pytest.approx(2 * 1.5)
+        assert loop.spending.energy_joules == pytest.approx(5 * 10.0)
+        # Under no signal that is known, carbon is unknown.
+        router.signal_kind = energy_pb2.SIGNAL_KIND_UNSPECIFIED
+        router.serve("extraction", 1, directive="L2")
+        await bench.evaluate(loop)
+        assert loop.spending.carbon_grams == pytest.approx(2 * 1.5)
 
     async def test_is_unknown_where_no_figure_came(self, bench: Bench) -> None:
         router = await bench.router([FakeTarget("extraction", "L2")], energy_known=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -86,6 +86,10 @@ class TestOrder:
         found = batches([L1, L2], opened(L1), ECONOMY, Tally())
         assert [(batch.target, batch.is_maintenance) for batch in found] == [(L1, True), (L2, False)]
 
+    def test_one_that_saves_hardly_more_than_what_is_open_is_left_alone(self) -> None:
+        found = batches([L1, target("L2", 0.36)], opened(L1), ECONOMY, Tally())
+        assert [(batch.target, batch.is_maintenance) for batch in found] == [(L1, True)]
+
     def test_one_that_stays_undecided_lets_the_next_have_its_turn(self) -> None:
         economy = replace(ECONOMY, patience_samples=20)
         known = estimates()
@@ -99,6 +103,39 @@ class TestOrder:
 
     def test_the_next_one_does_not_use_up_samples_that_the_first_still_waits_for(self) -> None:
         assert batches([L1, replace(L2, waiting=0)], estimates(), ECONOMY, Tally()) == []
+
+    def test_after_a_spell_each_the_one_that_promises_most_goes_on(self) -> None:
+        economy = replace(ECONOMY, patience_samples=20)
+        known = estimates()
+        feed(known, L2, [1.0] * 18 + [0.0] * 2)
+        feed(known, L1, [1.0] * 20)
+        batch = next_batch([L1, L2], known, economy, Tally())
+        assert batch is not None and batch.target is L1
+
+    def test_one_that_is_unlikely_to_clear_its_floor_is_left_alone(self) -> None:
+        economy = replace(ECONOMY, patience_samples=100)
+        known = estimates()
+        feed(known, L2, ([1.0] * 9 + [0.0]) * 15)
+        assert L2.verdict(known) == "undecided"
+        batch = next_batch([L1, L2], known, economy, Tally())
+        assert batch is not None and batch.target is L1
+        assert batches([L2], known, economy, Tally()) == []
+        assert work_waits([L2], known, economy, NOW, 0.0) == (False, False)
+        # Those were scores of another text.
+        assert next_batch([replace(L2, revision=2)], known, economy, Tally()) is not None
+
+    def test_thin_cells_of_other_tasks_come_before_those_that_promise_less(self) -> None:
+        known = estimates()
+        feed(known, L2, ([1.0] * 24 + [0.0]) * 4)
+        thin = target("L2", 0.2, task="listing")
+        assert [batch.target for batch in batches([L2, thin], known, ECONOMY, Tally())] == [thin, L2]
+        dear = target("L2", 0.9, task="listing")
+        assert [batch.target for batch in batches([dear, L2], estimates(), ECONOMY, Tally())] == [L2, dear]
+
+    def test_what_answers_users_comes_before_what_is_undecided(self) -> None:
+        thin = target("L2", 0.2, task="listing")
+        found = batches([thin, L2], opened(L2), ECONOMY, Tally())
+        assert [batch.is_maintenance for batch in found] == [True, False]
 
     def test_scores_of_an_older_revision_decide_nothing(self) -> None:
         edited = replace(L2, revision=2)
@@ -176,16 +213,21 @@ class TestMaintenance:
 
 class TestWorkWaits:
     def test_a_batch_for_an_undecided_directive(self) -> None:
-        assert work_waits([replace(L2, waiting=8)], estimates(), ECONOMY) == (True, False)
-        assert work_waits([replace(L2, waiting=7)], estimates(), ECONOMY) == (False, False)
+        assert work_waits([replace(L2, waiting=8)], estimates(), ECONOMY, NOW, 0.0) == (True, False)
+        assert work_waits([replace(L2, waiting=7)], estimates(), ECONOMY, NOW, 0.0) == (False, False)
 
     def test_a_look_at_an_open_directive(self) -> None:
-        assert work_waits([replace(L2, waiting=4)], opened(L2), ECONOMY) == (False, True)
-        assert work_waits([replace(L2, waiting=3)], opened(L2), ECONOMY) == (False, False)
+        assert work_waits([replace(L2, waiting=4)], opened(L2), ECONOMY, NOW, 0.0) == (False, True)
+        assert work_waits([replace(L2, waiting=3)], opened(L2), ECONOMY, NOW, 0.0) == (False, False)
+
+    def test_none_for_an_open_directive_that_was_looked_at_lately(self) -> None:
+        later = NOW + timedelta(hours=1)
+        assert work_waits([L2], opened(L2), ECONOMY, later, 7200.0) == (False, False)
+        assert work_waits([L2], opened(L2), ECONOMY, later, 3600.0) == (False, True)
 
     def test_nothing_where_maintenance_is_off(self) -> None:
         economy = replace(ECONOMY, maintenance_samples=0)
-        assert work_waits([L2], opened(L2), economy) == (False, False)
+        assert work_waits([L2], opened(L2), economy, NOW, 0.0) == (False, False)
 
 
 @st.composite
@@ -237,12 +279,10 @@ def test_an_evaluation_ends_within_its_budget_and_judges_only_what_can_change_a_
             assert "open" not in [verdicts[d] for d in cheaper]
             if not batch.is_maintenance:
                 # Cheaper ones that are undecided too have had their turn.
-                mine = known.bound(cell)
-                spells = mine.samples // economy.patience_samples if mine else 0
                 for other in group:
                     theirs = known.bound(other.cell)
                     if other.cell.directive in cheaper and verdicts[other.cell.directive] == "undecided":
-                        assert theirs is not None and theirs.samples // economy.patience_samples > spells
+                        assert theirs is not None and theirs.samples >= economy.patience_samples
             scores = [
                 PairedScore(
                     cell,

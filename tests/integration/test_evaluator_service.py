@@ -86,10 +86,29 @@ class TestScore:
         )
         assert (reply.quality, reply.judge) == (1.0, "grader:item_set")
 
+    async def test_reads_the_options_from_the_prompt(self, stack: AsyncExitStack) -> None:
+        evaluator = await stub(stack, (await serve(stack)).port)
+        request = evaluation_pb2.ScoreRequest(
+            grader="choice", answer="The correct answer is (B).", reference="mercury", prompt="(A): venus\n(B): mercury"
+        )
+        assert (await evaluator.Score(request, timeout=TIMEOUT)).quality == 1.0
+        request.prompt = ""
+        error = await refused(evaluator.Score(request, timeout=TIMEOUT))
+        assert [v.field for v in error.violations] == ["reference"]
+
     @pytest.mark.parametrize(
         ("request_", "field", "fault"),
         [
-            (evaluation_pb2.ScoreRequest(grader="beauty"), "grader", "must be one of exact, item_set, numeric"),
+            (
+                evaluation_pb2.ScoreRequest(grader="beauty"),
+                "grader",
+                "must be one of alias, choice, exact, item_set, numeric, required_items, token_f1",
+            ),
+            (
+                evaluation_pb2.ScoreRequest(grader="exact", answer="x", reference="x", prompt="x" * 262_145),
+                "prompt",
+                "has 262145 characters; at most 262144 are allowed",
+            ),
             (
                 evaluation_pb2.ScoreRequest(grader="exact", answer="x" * 262_145, reference="x"),
                 "answer",

@@ -155,6 +155,7 @@ VALID: dict[str, Message] = {
     "Reports.GetReport": reports_pb2.GetReportRequest(dimensions=[reports_pb2.DIMENSION_TASK], tenant="fuzz"),
     "Reports.ListBounds": reports_pb2.ListBoundsRequest(page_size=2),
     "Reports.ListEngines": reports_pb2.ListEnginesRequest(),
+    "Reports.GetIntensity": reports_pb2.GetIntensityRequest(history_hours=48, forecast_hours=48),
     "Reports.GetStatus": reports_pb2.GetStatusRequest(),
     "Access.CreateToken": access_pb2.CreateTokenRequest(name="fuzz", role=access_pb2.TOKEN_ROLE_CLIENT, tenant="fuzz"),
     "Access.ListTokens": access_pb2.ListTokensRequest(page_size=2),

@@ -186,7 +186,8 @@ async def test_metrics_count_what_was_served(tmp_path: Path, engine: FakeEngine)
         assert values["pith_router_decisions_requests_total", ("L1", "planned")] == 1
         assert values["pith_router_served_tokens_total", ("output", "serving")] == 2
         assert values["pith_router_energy_joules_total", ("serving",)] == 2
-        assert values["pith_router_carbon_grams_total", ("operational", "serving")] == pytest.approx(0.0003)
+        of_carbon = ("operational", "serving", "average, direct")
+        assert values["pith_router_carbon_grams_total", of_carbon] == pytest.approx(0.0003)
         assert values["pith_router_engines_ready", ()] == 1
         await router.report()
         assert samples_of(router)["pith_router_ledger_backlog_records", ()] == 0

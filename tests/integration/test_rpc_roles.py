@@ -54,6 +54,7 @@ TABLE = """
 /pith.router.v1.Reports/GetReport                             token    token    role     role       role    yes
 /pith.router.v1.Reports/ListBounds                            token    token    role     role       role    yes
 /pith.router.v1.Reports/ListEngines                           token    token    role     role       role    yes
+/pith.router.v1.Reports/GetIntensity                          token    token    role     role       role    yes
 /pith.router.v1.Reports/GetStatus                             token    token    role     role       role    yes
 /pith.router.v1.Access/CreateToken                            token    token    role     role       role    yes
 /pith.router.v1.Access/ListTokens                             token    token    role     role       role    yes

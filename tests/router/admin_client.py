@@ -21,6 +21,8 @@ MODEL = "tiny@0123456789ab"
 class FixedIntensity:
     """The same at all times."""
 
+    fault = ""
+
     def current(self, now: datetime) -> Intensity:
         return Intensity(100.0, "ES", SignalKind.AVERAGE, Scope.DIRECT, now, "test")
 

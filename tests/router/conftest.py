@@ -76,7 +76,7 @@ async def client(database: Database, keeper: SnapshotKeeper, clock: ManualClock)
         roles=feedback.ROLES,
     )
     server.add(
-        ReportsService(database, keeper, clock, lambda: client.engines, reports_pb2.RouterStatus),
+        ReportsService(database, keeper, clock, lambda: client.engines, reports_pb2.RouterStatus, FixedIntensity()),
         reports.SERVICE,
         roles=reports.ROLES,
     )

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 from pith.common.v1 import energy_pb2, text_pb2
 from pith.engine.v1 import control_pb2, control_pb2_grpc, inference_pb2
 
@@ -76,7 +77,10 @@ class FakeEngine:
         """Changes the load and tells who watches it."""
         async with self._changed:
             for name, value in fields.items():
-                setattr(self.load, name, value)
+                if isinstance(value, energy_pb2.Energy):
+                    getattr(self.load, name).CopyFrom(value)
+                else:
+                    setattr(self.load, name, value)
             self._reports += 1
             self._changed.notify_all()
 
@@ -130,6 +134,22 @@ class _Control(control_pb2_grpc.ControlServicer):
                     await engine._changed.wait()
             seen = engine._reports
             yield engine.load
+
+
+def energy_model(**fields: Any) -> energy_pb2.EnergyModel:
+    """As of an engine that was calibrated: 1 J an input token, and 10 J an output token shared by the batch."""
+    model = energy_pb2.EnergyModel(
+        input_joules=1.0,
+        output_shared_joules=10.0,
+        source=energy_pb2.ENERGY_SOURCE_MEASURED,
+        measured_at=Timestamp(seconds=1_763_640_000),
+        held_out_mape=2.1,
+        max_batch=16,
+        max_input_tokens=4096,
+        max_output_tokens=4096,
+    )
+    model.MergeFrom(energy_pb2.EnergyModel(**fields))
+    return model
 
 
 def delta(text: str, offset: int = 0) -> inference_pb2.StreamGenerateResponse:

@@ -13,7 +13,8 @@ from router.store.ledger import LedgerRepository
 from tests.router.admin_client import MODEL
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-UNKNOWN: dict[str, Any] = {"energy": None, "operational_grams": None, "embodied_grams": None}
+UNKNOWN: dict[str, Any] = {"energy": None, "operational_grams": None, "embodied_grams": None, "intensity": None}
+GRID = Intensity(120.0, "ES", SignalKind.AVERAGE, Scope.LIFECYCLE, NOON, "profile")
 
 
 def entry(number: int = 0, **changes: Any) -> LedgerEntry:
@@ -38,7 +39,7 @@ def entry(number: int = 0, **changes: Any) -> LedgerEntry:
         busy_seconds=0.5,
         operational_grams=0.02,
         embodied_grams=0.001,
-        intensity=Intensity(120.0, "ES", SignalKind.AVERAGE, Scope.LIFECYCLE, NOON, "profile"),
+        intensity=GRID,
         engine="cpu",
         seed=2**64 - 1,
         finish_reason="STOP",

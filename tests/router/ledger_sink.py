@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from common.carbon.intensity import Intensity, Scope, SignalKind
+from common.carbon.intensity import Intensity, Scope, Signal, SignalKind
 from common.energy.reading import Energy, EnergySource
 from router.directives.compile import Turn
 from router.ledger import Ledger, LedgerEntry, Rating, Record, Served
@@ -19,6 +19,7 @@ from router.store.reports import ReportRepository, Window
 from router.store.samples import SampleRepository
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+SIGNAL = Signal(SignalKind.AVERAGE, Scope.DIRECT)
 
 
 def entry(request_id: str = "r1", **fields: object) -> LedgerEntry:
@@ -105,7 +106,7 @@ class Sink:
 
     async def requests(self) -> int:
         async with self.database.reading() as connection:
-            ((_, totals),) = await ReportRepository(connection).totals(Window())
+            ((_, totals),) = await ReportRepository(connection).totals(Window(), SIGNAL)
         return totals.requests
 
     async def samples(self) -> int:

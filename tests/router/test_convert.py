@@ -101,7 +101,7 @@ def test_every_enum_of_the_inside_has_its_word_in_the_contract() -> None:
 
 def test_carbon_says_how_old_its_intensity_was() -> None:
     intensity = Intensity(120.0, "ES", SignalKind.AVERAGE, Scope.DIRECT, NOW, "profile")
-    footprint = Footprint(0.5, 0.25, intensity, EnergySource.ATTRIBUTED)
+    footprint = Footprint(0.5, 0.25, intensity, EnergySource.ATTRIBUTED, pue=1.2)
     carbon = convert.from_footprint(footprint, NOW + timedelta(minutes=10))
     assert (carbon.operational_grams, carbon.embodied_grams) == (0.5, 0.25)
     assert carbon.energy_source == energy_pb2.ENERGY_SOURCE_ATTRIBUTED

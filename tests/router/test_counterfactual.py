@@ -43,6 +43,7 @@ def stratum(
         held_back_requests=int(held.sum()),
         joules_sum=float(joules[held].sum()),
         joules_square_sum=float((joules[held] ** 2).sum()),
+        joules_cube_sum=float((joules[held] ** 3).sum()),
         embodied_grams_sum=float(embodied[held].sum()),
         embodied_grams_square_sum=float((embodied[held] ** 2).sum()),
         joules_embodied_grams_sum=float((joules * embodied)[held].sum()),
@@ -83,6 +84,56 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     assert abs(inside / runs - 0.95) < 3 * math.sqrt(0.95 * 0.05 / runs)
     # No bias: the mean error is within its own standard error, three times.
     assert abs(np.mean(errors)) < 3 * np.std(errors) / math.sqrt(runs)
+
+
+def skewed(random: Generator, sigma: float) -> Population:
+    """50 held back of each task, whose energies are log-normal: at sigma 1 one in a hundred is six times the mean."""
+    strata, served, true = [], 0.0, 0.0
+    for task, mean, count in (("sums", 20.0, 1_000), ("lists", 60.0, 2_000)):
+        joules = random.lognormal(math.log(mean), sigma, count)
+        embodied = joules * random.uniform(0.8, 1.2, count) * 1e-6
+        factor = random.uniform(1e-5, 1e-4, count)
+        steered = np.ones(count, dtype=bool)
+        steered[random.choice(count, 50, replace=False)] = False
+        made, emitted = stratum(joules, embodied, factor, steered, 0.3, task)
+        strata.append(made)
+        served += emitted
+        true += float((joules * factor + embodied).sum())
+    return Population(strata, served, true)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 0.8, 1.0])
+def test_the_interval_holds_the_truth_where_energies_are_skewed(sigma: float) -> None:
+    random = default_rng(7)
+    runs, below, above = 4_000, 0, 0
+    for _ in range(runs):
+        made = skewed(random, sigma)
+        found = estimate(made.strata, made.served_grams, 0.0)
+        assert found is not None
+        below += made.true_grams < found.carbon_grams.lower
+        above += made.true_grams > found.carbon_grams.upper
+    covered = 1 - (below + above) / runs
+    print(f"log-normal sigma {sigma:g}: {covered:.1%} covered, {below / runs:.1%} below, {above / runs:.1%} above")
+    assert 0.92 <= covered <= 0.98
+
+
+def test_skewed_energies_reach_further_up_than_down_and_even_ones_do_not() -> None:
+    def reaches(joules: list[float]) -> tuple[float, float]:
+        count = 100 + len(joules)
+        energies = np.array([1.0] * 100 + joules)
+        steered = np.arange(count) < 100
+        made, emitted = stratum(energies, np.zeros(count), np.full(count, 1e-4), steered, 1.0, "sums")
+        found = estimate([made], emitted, 0.0)
+        assert found is not None
+        carbon = found.carbon_grams
+        return carbon.value - carbon.lower, carbon.upper - carbon.value
+
+    down, up = reaches([9.0, 11.0] * 25)
+    assert down == pytest.approx(up)
+    down, up = reaches([9.0] * 45 + [30.0] * 5)
+    assert up > 1.3 * down
+    # By hand: a = 8/3 / √50 / √1.5, the last for the scatter, and t = 2.0096 put into Hall's inverse.
+    assert up / down == pytest.approx(1.6736, rel=1e-4)
 
 
 def test_few_held_back_requests_make_a_wide_interval_that_still_holds() -> None:

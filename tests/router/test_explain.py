@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pith.common.v1 import energy_pb2
 from pith.router.v1 import generation_pb2, policies_pb2
 
-from tests.router.fake_engine import FakeEngine
-from tests.router.running import Running, ask
+from router.optimizer.costs import PRIOR_REQUESTS
+from tests.router.fake_engine import FakeEngine, answer, energy_model
+from tests.router.outcome_reports import decide, outcome
+from tests.router.running import Running, ask, running
 
 FAR_BELOW_ONE_ANSWER = 1e-9
 
@@ -80,3 +85,129 @@ async def test_a_conversation_need_not_have_begun(router: Running) -> None:
     await router.policy()
     request = policies_pb2.ExplainRequest(request=generation_pb2.GenerateRequest(tenant="acme", task="qa"))
     assert (await router.policies.Explain(request)).decision.policy == "acme-qa"
+
+
+def energies(reply: policies_pb2.ExplainResponse) -> dict[str, float]:
+    assert all(candidate.predicted_energy.source == energy_pb2.ENERGY_SOURCE_MODELLED for candidate in reply.candidates)
+    return {candidate.directive: candidate.predicted_energy.joules for candidate in reply.candidates}
+
+
+async def until(router: Running, holds: Callable[[policies_pb2.ExplainResponse], bool]) -> policies_pb2.ExplainResponse:
+    """The explanation once it is so. Each turn is a call, during which the router hears from its engines and plans."""
+    for _ in range(5_000):
+        reply = await explained(router)
+        if holds(reply):
+            return reply
+    raise AssertionError(f"it stayed {reply}")
+
+
+async def test_it_says_which_energy_is_expected_and_what_that_rests_on(router: Running) -> None:
+    await router.policy()
+    nothing = await explained(router)
+    assert not any(c.HasField("predicted_energy") or c.priced_by for c in nothing.candidates)
+    await router.generation.Generate(ask())
+    reply = await explained(router)
+    assert energies(reply) == pytest.approx({"L0": 2.0, "L1": 0.448, "L2": 0.3})
+    assert [candidate.priced_by for candidate in reply.candidates] == [
+        "mean energy of 1 request",
+        "22.4 % of the mean energy of L0's 1 request",
+        "15 % of the mean energy of L0's 1 request",
+    ]
+
+
+@pytest.fixture
+async def calibrated(engine: FakeEngine) -> FakeEngine:
+    """Restarted with an energy model: 1 J an input token, 10 J / B an output token."""
+    await engine.stop()
+    engine.info.energy_model.CopyFrom(energy_model())
+    await engine.start()
+    return engine
+
+
+async def test_a_calibrated_engine_prices_the_lengths_of_what_was_served(
+    tmp_path: Path, calibrated: FakeEngine
+) -> None:
+    """Each answer reports 2 J, 5 input and as many output tokens as it has deltas."""
+    async with running(tmp_path, {"e1": calibrated}) as router:
+        await router.policy()
+        for deltas in (2, 8):
+            calibrated.script = answer(*"x" * deltas)
+            await router.generation.Generate(ask())
+        reply = await explained(router)
+        assert energies(reply) == pytest.approx({"L0": 5 + 10 * 5, "L1": 5 + 10 * 0.224 * 5, "L2": 5 + 10 * 0.15 * 5})
+        by = (
+            "priced at a batch of 1, as no request was seen to run, by the calibration of 2025-11-20 "
+            "(measured energies, held-out error 2.1 %)"
+        )
+        assert [candidate.priced_by for candidate in reply.candidates] == [
+            f"lengths of 2 requests, {by}",
+            f"lengths of L0's 2 requests with 22.4 % of their output tokens, {by}",
+            f"lengths of L0's 2 requests with 15 % of their output tokens, {by}",
+        ]
+        baseline = reply.candidates[0]
+        assert baseline.predicted_grams == pytest.approx(55 / 3.6e6 * 1.5 * 360 + 0.0005)
+
+        await calibrated.report(running=4)
+        reply = await until(router, lambda reply: energies(reply)["L0"] == pytest.approx(5 + 10 * 5 / 4))
+        assert "priced at a batch of 4 by" in reply.candidates[0].priced_by
+
+
+async def test_lengths_are_priced_where_no_energy_is_known(tmp_path: Path, calibrated: FakeEngine) -> None:
+    calibrated.script = answer("a", "b", joules=None)
+    async with running(tmp_path, {"e1": calibrated}) as router:
+        await router.policy()
+        await router.generation.Generate(ask())
+        assert energies(await explained(router))["L0"] == pytest.approx(5 + 10 * 2)
+        told = await decide(router, request_id="theirs")
+        await router.generation.ReportOutcome(outcome(told))
+        await router.generation.Generate(
+            ask(evaluation=generation_pb2.EvaluationPurpose(sample_id="s", directive="L1"))
+        )
+        reply = await explained(router)
+        assert "lengths of 1 request, priced" in reply.candidates[0].priced_by, "a caller's own engine teaches nothing"
+        assert "lengths of L0's 1 request with" in reply.candidates[1].priced_by, "nor does evaluation"
+
+
+async def test_what_was_served_before_a_restart_is_priced_after_it(tmp_path: Path, calibrated: FakeEngine) -> None:
+    async with running(tmp_path, {"e1": calibrated}) as router:
+        await router.policy()
+        for deltas in (2, 8):
+            calibrated.script = answer(*"x" * deltas, joules=None)
+            await router.generation.Generate(ask())
+        before = await explained(router)
+        clock = router.clock
+    async with running(tmp_path, {"e1": calibrated}, clock=clock) as router:
+        after = await explained(router)
+    assert energies(after)["L0"] == pytest.approx(5 + 10 * 5)
+    assert list(after.candidates) == list(before.candidates)
+
+
+async def test_a_calibration_is_in_the_plan_as_soon_as_its_engine_is_reached(
+    tmp_path: Path, calibrated: FakeEngine
+) -> None:
+    """By the joules that were told, L1 is the dearer; by its lengths it is not. No time passes, so no timer plans."""
+    calibrated.info.ClearField("energy_model")
+    async with running(tmp_path, {"e1": calibrated}) as router:
+        await router.policy(directives=["L1"])
+        for open_, joules, deltas in ((False, 1.0, 9), (True, 200.0, 3)):
+            calibrated.script = answer(*"x" * deltas, joules=joules)
+            if open_:
+                await router.open("L1")
+            for _ in range(2 * PRIOR_REQUESTS):
+                await router.generation.Generate(ask())
+        await router.open("L1")
+        assert [(c.directive, c.planned_share) for c in (await explained(router)).candidates] == [("L0", 1), ("L1", 0)]
+        await calibrated.stop()
+        calibrated.info.energy_model.CopyFrom(energy_model())
+        await calibrated.start()
+        await until(router, lambda reply: reply.candidates[1].planned_share == 1)
+
+
+async def test_a_model_that_is_nonsense_prices_nothing(tmp_path: Path, calibrated: FakeEngine) -> None:
+    calibrated.info.energy_model.output_shared_joules = float("nan")
+    async with running(tmp_path, {"e1": calibrated}) as router:
+        await router.policy()
+        await router.open("L1")
+        await router.generation.Generate(ask())
+        reply = await explained(router)
+    assert (reply.candidates[1].priced_by, reply.candidates[1].planned_share) == ("mean energy of 1 request", 1)

@@ -143,9 +143,9 @@ async def test_a_target_has_the_floors_of_all_its_policies_and_what_waits(
         client, "absolute", tenant="other", floor=0.6, floor_kind=admin_pb.FLOOR_KIND_ABSOLUTE, directives=["L1"]
     )
     await add_policy(client, "off", tenant="third", floor=1.0, mode=admin_pb.MODE_OFF)
-    client.costs.observe(Cell(MODEL, "sums", "L0"), 10.0, 1.0, 100)
+    client.costs.observe(Cell(MODEL, "sums", "L0"), 10.0, 1.0)
     for _ in range(2_000):
-        client.costs.observe(Cell(MODEL, "sums", "L1"), 4.0, 0.4, 40)
+        client.costs.observe(Cell(MODEL, "sums", "L1"), 4.0, 0.4)
     drawn = await draw(evaluator, 2)
     await report(evaluator, scores=[scored(sample_id) for sample_id in drawn], bounds=[bound(clock)])
 
@@ -378,6 +378,21 @@ NAN = math.nan
         ([scored("s0", score(quality=1.1))], "scores[0].scores[0].quality", "is 1.1"),
         ([scored("s0", score(baseline_quality=-1))], "scores[0].scores[0].baseline_quality", "is -1"),
         ([scored("s0", score(judge=""))], "scores[0].scores[0].judge", "is empty"),
+        (
+            [scored("s0", score(comparison=pb.Comparison(shown_first=NAN)))],
+            "scores[0].scores[0].comparison.shown_first",
+            "is nan; must be in [0, 1]",
+        ),
+        (
+            [scored("s0", score(comparison=pb.Comparison(shown_second=-0.1)))],
+            "scores[0].scores[0].comparison.shown_second",
+            "is -0.1",
+        ),
+        (
+            [scored("s0", score(comparison=pb.Comparison(baseline_characters=10_000_001)))],
+            "scores[0].scores[0].comparison.baseline_characters",
+            "is 10,000,001; at most 10,000,000",
+        ),
         ([scored("s0", score("a b"))], "scores[0].scores[0].directive", "is 'a b'"),
         ([scored("s0", score(directive_revision=0))], "scores[0].scores[0].directive_revision", "is 0"),
         ([scored("s0", score(), score())], "scores[0].scores", "more than one of L1 at revision 1"),
@@ -444,6 +459,28 @@ async def test_pages_of_scores_hold_everything_once(evaluator: Any, database: Da
     assert (found[0].cell.model, found[0].cell.task, found[0].cell.directive) == (MODEL, "sums", "L1")
     assert found[0].scored_at.ToDatetime(tzinfo=clock.now().tzinfo) == clock.now()
     assert (found[0].score.judge, found[0].score.baseline_quality) == ("grader:numeric", 1.0)
+
+
+async def test_a_policy_may_have_answers_compared_and_needs_no_reference(
+    evaluator: Any, client: AdminClient, database: Database, clock: ManualClock
+) -> None:
+    await keep(database, clock, 3, grader="pairwise", reference="")
+    await add_policy(client, "compared", grader="pairwise")
+    (target,) = (await evaluator.GetEvaluationPlan(pb.GetEvaluationPlanRequest())).targets
+    assert (target.grader, target.samples_waiting) == ("pairwise", 3)
+    assert len(await draw(evaluator)) == 3
+
+
+async def test_what_was_compared_comes_back(evaluator: Any, database: Database, clock: ManualClock) -> None:
+    await keep(database, clock, 2, grader="pairwise", reference="")
+    first, second = await draw(evaluator)
+    compared = pb.Comparison(characters=7, baseline_characters=0, shown_first=1.0, shown_second=0.25)
+    given = score(judge="pairwise:judge@0123/prompt-1", quality=0.63, baseline_quality=0.5, comparison=compared)
+    await report(evaluator, scores=[scored(first, given), scored(second)])
+    reply = await evaluator.ListScores(pb.ListScoresRequest())
+    found = {one.sample_id: one.score for one in reply.scores}
+    assert found[first] == given
+    assert not found[second].HasField("comparison")
 
 
 async def test_a_made_up_page_token_of_scores(evaluator: Any) -> None:

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from router.ledger import BATCH, Ledger
 from router.store.reports import ReportRepository, Window
 from tests.router.ledger_sink import (
+    SIGNAL,
     Sink,
     eager,
     entry,
@@ -44,7 +45,7 @@ async def test_the_same_request_twice_is_one_entry(sink: Sink, outbox: Path) -> 
     ledger.record(entry("r1", output_tokens=99), sample("s1"))
     await ledger.flush()
     async with sink.database.reading() as connection:
-        ((_, totals),) = await ReportRepository(connection).totals(Window())
+        ((_, totals),) = await ReportRepository(connection).totals(Window(), SIGNAL)
     assert (totals.requests, totals.output_tokens) == (1, 2)
 
 

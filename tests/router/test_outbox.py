@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
+from sqlalchemy import select
 
 from router.ledger import BATCH, Ledger, Rating, Record, Served
 from router.outbox import OutboxShared, append_whole
 from router.store.database import StoreUnavailable
 from router.store.reports import ReportRepository, Window
+from router.store.tables import ledger
 from tests.router.ledger_sink import (
+    SIGNAL,
     Sink,
     entry,
     files,
@@ -66,7 +69,7 @@ async def test_what_a_process_left_in_the_outbox_the_next_one_writes_first(sink:
     second.record(entry("r2"))
     assert await second.flush()
     async with sink.database.reading() as connection:
-        rows = await ReportRepository(connection).totals(Window(), ("tenant",))
+        rows = await ReportRepository(connection).totals(Window(), SIGNAL, ("tenant",))
     assert (rows[0][1].requests, rows[0][1].output_tokens) == (2, 4), "the first entry of r1 is the one that counts"
     assert lines(outbox) == []
 
@@ -84,6 +87,16 @@ async def test_an_outbox_written_out_twice_counts_once(sink: Sink, outbox: Path)
     file.write_bytes(saved)
     await Ledger(sink.write, outbox).flush()
     assert (await sink.requests(), await sink.samples()) == (1, 1)
+
+
+async def test_a_line_of_before_the_overhead_was_kept_is_a_record(sink: Sink, outbox: Path) -> None:
+    lines = [TypeAdapter(Served).dump_python(Served(entry(name, pue=1.25)), mode="json") for name in ("r1", "r2")]
+    del lines[1]["entry"]["pue"]
+    put(outbox, [json.dumps(line).encode() for line in lines])
+    assert await Ledger(sink.write, outbox).flush()
+    async with sink.database.reading() as connection:
+        kept = (await connection.execute(select(ledger.c.request_id, ledger.c.pue).order_by(ledger.c.request_id))).all()
+    assert [tuple(row) for row in kept] == [("r1", 1.25), ("r2", None)]
 
 
 async def test_a_write_out_that_is_cut_short_goes_on_where_it_was(sink: Sink, outbox: Path) -> None:

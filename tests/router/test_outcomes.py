@@ -137,7 +137,8 @@ async def test_an_outcome_counts_once(router: Running) -> None:
     assert row.output_tokens == 12
     assert metric(router, "pith_router_decisions_requests_total", "L1", "planned") == 1
     assert metric(router, "pith_router_energy_joules_total", "serving") == 20
-    assert metric(router, "pith_router_carbon_grams_total", "operational", "serving") == pytest.approx(0.003)
+    carbon = metric(router, "pith_router_carbon_grams_total", "operational", "serving", "average, direct")
+    assert carbon == pytest.approx(0.003)
 
 
 async def test_what_was_generated_under_the_same_id_is_not_billed_again(router: Running, engine: FakeEngine) -> None:

@@ -90,7 +90,7 @@ async def test_what_is_left_out_gets_its_default(admin: Any) -> None:
         ({"directives": ["L0"]}, "policy.directives[0]", "is L0, which is always allowed"),
         ({"directives": ["L1", "L1"]}, "policy.directives[1]", "is L1 again"),
         ({"directives": ["L1"] * 33}, "policy.directives", "has 33 names; at most 32"),
-        ({"grader": "vibes"}, "policy.grader", "is 'vibes'; must be one of exact, item_set, numeric, or empty"),
+        ({"grader": "vibes"}, "policy.grader", "is 'vibes'; must be one of alias, choice, exact, item_set, numeric, "),
         ({"bound_max_age_seconds": 2**63}, "policy.bound_max_age_seconds", "at most 31,622,400"),
         ({"tenant": "t" * 129}, "policy.tenant", "has 129 characters; at most 128"),
         ({"task": "a\x00"}, "policy.task", "control character U+0000"),
@@ -391,9 +391,9 @@ async def test_explain_shows_every_candidate(
     client: AdminClient, database: Database, keeper: SnapshotKeeper, clock: ManualClock
 ) -> None:
     await _open_l1(database, keeper, clock)
-    client.costs.observe(Cell(MODEL, "sums", "L0"), 10.0, 1.0, 100)
+    client.costs.observe(Cell(MODEL, "sums", "L0"), 10.0, 1.0)
     for _ in range(2_000):
-        client.costs.observe(Cell(MODEL, "sums", "L1"), 4.0, 0.4, 40)
+        client.costs.observe(Cell(MODEL, "sums", "L1"), 4.0, 0.4)
     request = generation_pb2.GenerateRequest(task="sums", model="tiny", conversation_id="c1")
     reply = await client.policies.Explain(pb.ExplainRequest(request=request))
     assert reply.decision.policy == "default"
@@ -419,7 +419,7 @@ async def test_explain_holds_candidates_against_the_callers_floor(
 ) -> None:
     await _open_l1(database, keeper, clock)
     client.grams_per_joule = None
-    client.costs.observe(Cell(MODEL, "sums", "L0"), 10.0, 1.0, 100)
+    client.costs.observe(Cell(MODEL, "sums", "L0"), 10.0, 1.0)
     request = generation_pb2.GenerateRequest(task="sums", floor=0.98)
     reply = await client.policies.Explain(pb.ExplainRequest(request=request))
     _, brief, _ = reply.candidates

@@ -43,7 +43,6 @@ def entry(number: int, **changes: Any) -> LedgerEntry:
         "energy": Energy(10.0, EnergySource.MODELLED),
         "operational_grams": 0.1,
         "embodied_grams": 0.01,
-        "intensity": None,
         "started_at": START - timedelta(hours=3) + timedelta(minutes=number),
     }
     return ledger_entries.entry(number, **(own | changes))
@@ -66,13 +65,12 @@ async def test_a_report_of_nothing(admin: Any) -> None:
 
 
 async def test_rows_by_dimensions_sum_to_the_total(admin: Any, database: Database, clock: ManualClock) -> None:
-    unknown: dict[str, Any] = {"energy": None, "operational_grams": None, "embodied_grams": None}
     await record(
         database,
         entry(1),
         entry(2, tenant="other", task="lists"),
         entry(3, directive="L2", energy=Energy(1.0, EnergySource.MEASURED)),
-        entry(70, **unknown),
+        entry(70, **ledger_entries.UNKNOWN),
         entry(71, evaluation_sample_id="s1"),
         entry(500),
     )

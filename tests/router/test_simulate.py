@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pith.router.v1 import generation_pb2, policies_pb2
 
+from common.carbon.intensity import SignalKind
 from common.clock import ManualClock
 from common.energy.reading import Energy, EnergySource
 from common.quality.estimates import Cell, QualityBound
@@ -34,7 +35,7 @@ from router.store.database import Database
 from router.store.quality import QualityRepository
 from tests.postgres import on_both_databases
 from tests.router.admin_client import MODEL, AdminClient, faults
-from tests.router.ledger_entries import UNKNOWN, entry, record
+from tests.router.ledger_entries import GRID, UNKNOWN, entry, record
 from tests.router.running import Running, ask
 
 pb: Any = policies_pb2
@@ -155,7 +156,7 @@ async def test_nothing_is_made_up_of_a_directive_that_was_never_served(
 ) -> None:
     await open_l1(database, keeper, now)
     await record(database, *(at_l0(number, 10.0, started_at=now - timedelta(hours=1)) for number in range(50)))
-    client.costs.observe(Cell(MODEL, "sums", "L0"), 10.0, 1.0, 100)
+    client.costs.observe(Cell(MODEL, "sums", "L0"), 10.0, 1.0)
     reply = await simulate(client.policies)
     assert served(reply) == {("L1", "PLANNED"): 50}
     assert reply.recorded_grams > 0
@@ -294,6 +295,31 @@ async def test_a_budget_is_spent_day_by_day(admin: Any, database: Database, keep
     reply = await simulate(admin, start_time=timestamp(midnight - timedelta(days=1)), **tighten)
     assert served(reply) == {("L0", "OUTSIDE_SHARE"): 100, ("L1", "BUDGET_SPENT"): 100}
     assert reply.simulated_grams.value == pytest.approx(150.0)
+
+
+@on_both_databases
+async def test_requests_under_another_signal_are_left_out(
+    admin: Any, database: Database, keeper: SnapshotKeeper, now: Any
+) -> None:
+    await open_l1(database, keeper, now)
+    marginal = {"intensity": replace(GRID, kind=SignalKind.MARGINAL), "operational_grams": 1e6}
+    await record(
+        database,
+        *(at_l0(number, started_at=now - timedelta(hours=1)) for number in range(20)),
+        *(at_l1(number, started_at=now - timedelta(hours=1)) for number in range(20)),
+        *(at_l0(number, started_at=now - timedelta(hours=2), **marginal) for number in range(30, 37)),
+        at_l0(40, started_at=now - timedelta(hours=2), **UNKNOWN),
+        at_l0(41, started_at=now - timedelta(minutes=1), task="lists", **marginal),
+    )
+    reply = await simulate(admin, task="sums")
+    assert (reply.requests, reply.requests_without_energy) == (41, 1)
+    assert reply.recorded_grams == pytest.approx(300 * GRAMS_PER_JOULE)
+    assert (
+        "7 requests whose carbon was counted as marginal, lifecycle are left out: that of the newest is counted as "
+        "average, lifecycle, and the two are never added"
+    ) in list(reply.assumptions)
+    # Of every task, the newest is another's.
+    assert (await simulate(admin)).requests == 9
 
 
 async def test_of_too_many_requests_the_newest_are_looked_at(

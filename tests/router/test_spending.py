@@ -6,12 +6,14 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from common.carbon.intensity import Scope, Signal, SignalKind
 from common.clock import ManualClock
 from router.ledger import LedgerEntry
 from router.spending import Spending, next_day
@@ -19,7 +21,7 @@ from router.store.database import Database, StoreUnavailable
 from router.store.ledger import LedgerRepository
 from router.store.spending import SpendingRepository, day_of
 from tests.postgres import on_both_databases
-from tests.router.ledger_entries import UNKNOWN, entry, record
+from tests.router.ledger_entries import GRID, UNKNOWN, entry, record
 
 DAY = datetime(2026, 1, 1, tzinfo=UTC)
 NOON = DAY + timedelta(hours=12)
@@ -40,7 +42,9 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 async def of_day(database: Database, day: datetime = DAY) -> dict[str, float]:
     async with database.reading() as connection:
-        return await SpendingRepository(connection).of_day(day)
+        grams = await SpendingRepository(connection).of_day(day)
+    assert {signal for _, signal in grams} <= {GRID.signal}
+    return {policy: spent for (policy, _), spent in grams.items()}
 
 
 async def served(spending: Spending, database: Database, *entries: LedgerEntry) -> None:
@@ -128,6 +132,29 @@ async def test_what_other_routers_and_earlier_runs_have_spent_counts(database: D
     assert spending.today("default") == other.today("default") == pytest.approx(0.042)
 
 
+MARGINAL = {"intensity": replace(GRID, kind=SignalKind.MARGINAL, scope=Scope.DIRECT)}
+
+
+@on_both_databases
+async def test_grams_under_two_signals_are_never_added(database: Database, clock: ManualClock) -> None:
+    """The most under one is what is spent, here and as other routers see it."""
+    spending, other = Spending(database, clock), Spending(database, clock)
+    await served(spending, database, entry(1), entry(2), entry(3, **MARGINAL))
+    assert spending.today("default") == pytest.approx(0.042)
+    await other.refresh()
+    assert other.today("default") == pytest.approx(0.042)
+    await served(spending, database, *(entry(number, **MARGINAL) for number in (4, 5)))
+    assert spending.today("default") == pytest.approx(0.063)
+    for one in (spending, other):
+        await one.refresh()
+        assert one.today("default") == pytest.approx(0.063)
+    async with database.reading() as connection:
+        assert await SpendingRepository(connection).of_day(DAY) == {
+            ("default", GRID.signal): pytest.approx(0.042),
+            ("default", Signal(SignalKind.MARGINAL, Scope.DIRECT)): pytest.approx(0.063),
+        }
+
+
 async def test_what_an_earlier_run_left_behind_is_not_taken_off_from_this_runs(
     database: Database, clock: ManualClock
 ) -> None:
@@ -197,7 +224,7 @@ async def test_it_polls_and_survives_whatever_happens(
     looks: asyncio.Queue[int] = asyncio.Queue()
     of, count = SpendingRepository.of_day, itertools.count(1)
 
-    async def faulty(self: SpendingRepository, day: datetime) -> dict[str, float]:
+    async def faulty(self: SpendingRepository, day: datetime) -> dict[tuple[str, Signal], float]:
         look = next(count)
         looks.put_nowait(look)
         if look == 2:

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from pith.common.v1 import energy_pb2
 from pith.router.v1 import generation_pb2, policies_pb2, reports_pb2
 
-from common.carbon.providers import ConstantIntensity
+from common.carbon.daily_profile import ConstantIntensity, DailyProfile
+from common.carbon.intensity import Intensity, SignalKind
 from router.store import database as store
 from router.store.database import Database, StoreUnavailable
 from tests.postgres import on_both_databases
@@ -63,6 +65,26 @@ async def test_counters_are_what_callers_were_told(router: Running, engine: Fake
     assert found.energy_joules_total == pytest.approx(sum(a.finished.energy.joules for a in answers))
     carbon = sum(a.finished.carbon.operational_grams + a.finished.carbon.embodied_grams for a in answers)
     assert found.carbon_grams_total == pytest.approx(carbon)
+
+
+async def test_carbon_is_of_the_signal_that_is_in_force(
+    router: Running, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await router.generation.Generate(ask("one"))
+    in_force = DailyProfile.current
+
+    def marginal(self: DailyProfile, now: datetime) -> Intensity:
+        return replace(in_force(self, now), kind=SignalKind.MARGINAL)
+
+    monkeypatch.setattr(DailyProfile, "current", marginal)
+    found = await status(router)
+    assert (found.intensity.kind, found.carbon_grams_total) == (energy_pb2.SIGNAL_KIND_MARGINAL, 0.0)
+    second = await router.generation.Generate(ask("two"))
+    monkeypatch.undo()
+    carbon = first.finished.carbon.operational_grams + first.finished.carbon.embodied_grams
+    found = await status(router)
+    assert (found.intensity.kind, found.carbon_grams_total) == (energy_pb2.SIGNAL_KIND_AVERAGE, pytest.approx(carbon))
+    assert found.energy_joules_total == first.finished.energy.joules + second.finished.energy.joules
 
 
 async def _fails(engine: FakeEngine, request: Any, context: Any) -> AsyncIterator[Any]:

@@ -220,6 +220,23 @@ def test_how_many_samples_of_nothing_would_tell() -> None:
     assert fed([(1.0, 1.0)]).samples_to_exclude(0.95, most=73) == 73
 
 
+def test_a_floor_is_likely_to_be_cleared_where_scores_say_so() -> None:
+    assert 0.1 < ShareSequence(0.05).chance_to_clear(0.95, 2000) < 0.9
+    assert fed([(1.0, 1.0)] * 60).chance_to_clear(0.95, 200) > 0.9
+    assert fed(losses_every(2, 60)).chance_to_clear(0.95, 2000) < 0.001
+    near = fed(losses_every(20, 400))  # at the floor
+    assert near.chance_to_clear(0.95, 100) < near.chance_to_clear(0.95, 10_000) < 0.5
+
+
+def test_the_chance_to_clear_a_floor_is_about_how_often_it_is_cleared() -> None:
+    rng = np.random.default_rng(8)
+    cleared = []
+    for share in rng.beta(76, 4, 40):  # as after 80 scores with four losses, nothing else being known
+        stream = [(float(quality), 1.0) for quality in rng.random(400) < share]
+        cleared.append(fed([*losses_every(20, 80), *stream]).lower >= 0.95)
+    assert fed(losses_every(20, 80)).chance_to_clear(0.95, 400) == pytest.approx(np.mean(cleared), abs=0.2)
+
+
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), float("inf")])
 def test_a_score_out_of_range_is_refused_and_leaves_no_trace(value: float) -> None:
     sequence = fed([(1.0, 1.0)] * 20)

@@ -58,6 +58,33 @@ def test_a_drop_to_three_fifths_is_found_within_forty_scores_on_the_mean() -> No
     assert np.mean(delays) <= 40
 
 
+def drop_after(detector: DriftDetector, level: float, share: float, seed: int) -> int | None:
+    """Scores from a drop to the alarm, where so much had been established."""
+    draws = (np.random.default_rng(seed).random(3000) < share).astype(float)
+    return next((n for n, quality in enumerate(draws, start=1) if detector.update(quality, 1.0, level)), None)
+
+
+def test_a_drop_from_what_was_established_is_found_sooner() -> None:
+    def delay(level: float) -> float:
+        found = [drop_after(DriftDetector(0.95, 0.01), level, 0.93, seed) for seed in range(40)]
+        return float(np.median([3000 if one is None else one for one in found]))
+
+    assert delay(0.97) <= 400 < delay(0.0)
+
+
+def test_a_drop_that_stays_well_above_the_floor_rarely_raises_an_alarm() -> None:
+    alarms = [drop_after(DriftDetector(0.85, 0.01), 0.99, 0.96, seed) for seed in range(20)]
+    assert alarms.count(None) >= 17
+
+
+def test_a_proven_change_is_forgotten_in_time() -> None:
+    """Long after, what is above the floor must not be one unlucky streak from an alarm."""
+    detector = DriftDetector(0.9, 0.01)
+    assert not any(detector.update(float(index % 25 != 0), 1.0, 0.99) for index in range(6000))
+    assert not any(detector.update(1.0, 1.0, 0.99) for _ in range(3000))
+    assert not any(detector.update(0.0, 1.0, 0.99) for _ in range(6))
+
+
 def test_after_an_alarm_it_begins_anew() -> None:
     detector = DriftDetector(0.95, 0.001)
     first = first_alarm(detector, [(0.0, 1.0)] * 50)

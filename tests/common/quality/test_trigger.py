@@ -111,6 +111,11 @@ def test_while_undecided_it_waits_less_long() -> None:
     assert not trigger.should_run(now, now - 6 * HOUR, points, undecided=True).run
 
 
+def test_what_was_looked_at_is_fresh_for_long_but_not_until_the_last_moment() -> None:
+    trigger = EvaluationTrigger()
+    assert trigger.undecided_max_idle_seconds < trigger.fresh_seconds < trigger.max_idle_seconds
+
+
 def test_a_simulated_day_may_use_shorter_times() -> None:
     trigger = EvaluationTrigger(grace_seconds=1800.0, undecided_max_idle_seconds=7200.0)
     assert evaluations(day_night(1), trigger, undecided=True)[:3] == [0, 2, 4]

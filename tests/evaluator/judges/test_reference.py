@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from evaluator.judges.base import Judgement, Unscored
 from evaluator.judges.reference import ReferenceJudge
-from evaluator.samples import Sample
+from evaluator.samples import Sample, Turn
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -22,13 +23,25 @@ async def test_answer_and_baseline_are_held_against_the_same_reference() -> None
     assert judged == Judgement(quality=0.0, baseline_quality=1.0, judge="grader:numeric")
 
 
+async def test_options_are_those_of_all_that_the_user_said() -> None:
+    turns = (Turn("user", "Which?\n(A) Mars\n(B) Venus"), Turn("assistant", "(A)"), Turn("user", "Are you sure?"))
+    asked = replace(sample("choice", "Venus"), turns=turns)
+    assert await ReferenceJudge().judge(asked, "No, it is (B).", "Yes.") == Judgement(1.0, 0.0, "grader:choice")
+    assert ReferenceJudge().refusal(replace(asked, turns=())) == Unscored(
+        "reference must be a letter where the prompt lists no options"
+    )
+
+
 @pytest.mark.parametrize(
     ("asked", "reason"),
     [
         (sample(reference=""), "no reference"),
         (sample(reference="twelve"), "reference must hold a number"),
         (sample(grader="item_set", reference="a, b, a"), "reference must not repeat an item"),
-        (sample(grader="beauty"), "grader must be one of exact, item_set, numeric, got 'beauty'"),
+        (
+            sample(grader="beauty"),
+            "grader must be one of alias, choice, exact, item_set, numeric, required_items, token_f1, got 'beauty'",
+        ),
     ],
 )
 async def test_what_cannot_be_judged_says_why_before_and_after(asked: Sample, reason: str) -> None:

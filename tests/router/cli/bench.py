@@ -56,8 +56,8 @@ CASES: dict[str, Case] = {}
 
 
 def case(function: Case) -> Case:
-    """The case of the command that its name says: tenant_limits_set is of `tenant limits set`."""
-    CASES[function.__name__.strip("_").replace("_", " ")] = function
+    """The case of the command that its name says: tenant_limits_set is of `tenant limits set`, and __ stands for -."""
+    CASES[function.__name__.strip("_").replace("__", "-").replace("_", " ")] = function
     return function
 
 

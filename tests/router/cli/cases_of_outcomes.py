@@ -112,7 +112,20 @@ def report(bench: Bench) -> None:
 
 
 @case
-def quality(bench: Bench) -> None:
+def carbon(bench: Bench) -> None:
+    found = bench.document("carbon", "--history", "50", "--forecast", "30")
+    assert (found["current"]["g_per_kwh"], found["fault"]) == (360, "")
+    assert (len(found["history"]), len(found["forecast"])) == (50, 30)
+    assert found["forecast"][0]["g_per_kwh"]["confidence"] == 0.8
+    assert found["cleanest"] is None
+    said = bench.text("carbon")
+    assert re.search(r"grid +360 g/kWh in TEST", said)
+    assert re.search(r"cleanest +no hour ahead is cleaner", said)
+    assert "--forecast" in bench.run("carbon", "--forecast", "49", code=2).err
+
+
+@case
+def quality_show(bench: Bench) -> None:
     assert "No directive has been judged yet" in bench.text("quality")
     bench.world.policy()
     bench.world.open()
@@ -127,7 +140,7 @@ def quality(bench: Bench) -> None:
 
 
 @case
-def evaluate(bench: Bench) -> None:
+def evaluate_run(bench: Bench) -> None:
     said = bench.text("evaluate", "--task", "poems")
     assert "No sample was judged.\n" in said
     assert "it has no grader" in said

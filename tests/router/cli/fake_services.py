@@ -92,6 +92,7 @@ class FakeServices:
         self.policies: dict[str, policies.Policy] = {}
         self.explanation = policies.ExplainResponse()
         self.report = reports.Report()
+        self.outlook = reports.IntensityOutlook()
         self.router_status = reports.RouterStatus()
         self.bounds: list[reports.ListBoundsResponse.Bound] = []
         self.engines: list[reports.ListEnginesResponse.Engine] = []
@@ -304,6 +305,10 @@ class _Reports(_Service, reports_pb2_grpc.ReportsServicer):
     @_told
     def GetReport(self, request: reports.GetReportRequest, context: Any) -> reports.Report:
         return self.world.report
+
+    @_told
+    def GetIntensity(self, request: reports.GetIntensityRequest, context: Any) -> reports.IntensityOutlook:
+        return self.world.outlook
 
     @_told
     def ListBounds(self, request: reports.ListBoundsRequest, context: Any) -> reports.ListBoundsResponse:

@@ -9,12 +9,30 @@ import pytest
 import typer
 
 from router.cli.main import app
-from tests.router.cli import cases_of_access, cases_of_directives, cases_of_outcomes, cases_of_policies
+from tests.router.cli import (
+    cases_of_access,
+    cases_of_diagnosis,
+    cases_of_directives,
+    cases_of_energy,
+    cases_of_outcomes,
+    cases_of_pairs,
+    cases_of_policies,
+    cases_of_quality,
+)
 from tests.router.cli.bench import CASES, Bench
 from tests.router.cli.conftest import Pithctl, Result
 from tests.router.cli.world import ADMIN, CLIENT, World
 
-MODULES = (cases_of_access, cases_of_directives, cases_of_outcomes, cases_of_policies)
+MODULES = (
+    cases_of_access,
+    cases_of_diagnosis,
+    cases_of_directives,
+    cases_of_energy,
+    cases_of_outcomes,
+    cases_of_pairs,
+    cases_of_policies,
+    cases_of_quality,
+)
 """Where the cases are; importing them has put them in CASES."""
 
 

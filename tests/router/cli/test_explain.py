@@ -1,5 +1,6 @@
 """`pithctl explain`."""
 
+from pith.common.v1.energy_pb2 import ENERGY_SOURCE_MODELLED, Energy
 from pith.router.v1.generation_pb2 import DECISION_REASON_HOLDBACK, Decision
 from pith.router.v1.policies_pb2 import ExplainResponse
 
@@ -20,7 +21,14 @@ EXPLANATION = ExplainResponse(
     steps=["policy sums matches [tenant any]", "L1 is open"],
     candidates=[
         ExplainResponse.Candidate(
-            directive="L1", open=True, bound=0.971, why="clears it", predicted_grams=0.0031, planned_share=0.25
+            directive="L1",
+            open=True,
+            bound=0.971,
+            why="clears it",
+            predicted_grams=0.0031,
+            planned_share=0.25,
+            predicted_energy=Energy(joules=12.34, source=ENERGY_SOURCE_MODELLED),
+            priced_by="lengths of 812 requests, priced at a batch of 3",
         ),
         ExplainResponse.Candidate(directive="L2", open=False, why="no bound yet"),
     ],
@@ -50,9 +58,11 @@ def test_decision_steps_and_candidates_are_shown(pithctl: Pithctl, fake: FakeSer
     assert "sums, revision 3" in said
     assert "97.1 % against a floor of 95.0 %" in said
     assert "1.  policy sums matches [tenant any]" in said
-    open_row, closed_row = said.splitlines()[-2:]
-    assert open_row.split() == ["L1", "open", "97.1", "%", "3.1", "mg", "25.0", "%", "clears", "it"]
-    assert closed_row.split() == ["L2", "closed", "unknown", "unknown", "0.0", "%", "no", "bound", "yet"]
+    open_row, closed_row, _, rests_on, basis = said.splitlines()[-5:]
+    assert open_row.split() == ["L1", "open", "97.1", "%", "3.1", "mg", "12.3", "J", "25.0", "%", "clears", "it"]
+    assert closed_row.split() == ["L2", "closed", *["unknown"] * 3, "0.0", "%", "no", "bound", "yet"]
+    assert rests_on == "Predicted energy is modelled, from:"
+    assert basis == "L1  lengths of 812 requests, priced at a batch of 3"
 
 
 def test_document_has_null_for_what_is_unknown(pithctl: Pithctl, fake: FakeServices) -> None:
@@ -61,6 +71,8 @@ def test_document_has_null_for_what_is_unknown(pithctl: Pithctl, fake: FakeServi
     assert document["decision"]["reason"] == "holdback"
     assert document["candidates"][1]["bound"] is None
     assert document["candidates"][1]["predicted_grams"] is None
+    assert document["candidates"][1]["predicted_energy"] is None
+    assert document["candidates"][0]["predicted_energy"] == {"joules": 12.34, "source": "modelled"}
 
 
 def test_floor_out_of_range_names_the_option(pithctl: Pithctl) -> None:

@@ -16,8 +16,8 @@ from tests.router.cli.conftest import Pithctl
 from tests.router.cli.fake_services import FakeServices
 
 COMMANDS = (
-    *("policy", "directive", "export", "apply", "simulate", "explain", "report", "quality", "evaluate", "status"),
-    *("top", "engines", "chat", "token", "tenant"),
+    *("policy", "directive", "export", "apply", "diagnose", "simulate", "explain", "report"),
+    *("carbon", "quality", "evaluate", "status", "top", "engines", "chat", "energy", "token", "tenant"),
 )
 LONG_TEXT = " ".join(f"word{index}" for index in range(120))
 

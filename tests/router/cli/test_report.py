@@ -5,7 +5,16 @@ import io
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from pith.common.v1.energy_pb2 import ENERGY_SOURCE_MODELLED, Interval
+from pith.common.v1.energy_pb2 import (
+    EMISSION_SCOPE_DIRECT,
+    EMISSION_SCOPE_LIFECYCLE,
+    ENERGY_SOURCE_MEASURED,
+    ENERGY_SOURCE_MODELLED,
+    SIGNAL_KIND_AVERAGE,
+    SIGNAL_KIND_MARGINAL,
+    Interval,
+    Signal,
+)
 from pith.router.v1.reports_pb2 import DIMENSION_DIRECTIVE, DIMENSION_TASK, Report
 
 from tests.router.cli.conftest import Pithctl
@@ -173,6 +182,85 @@ def test_time_that_is_none_is_wrong_usage(pithctl: Pithctl, fake: FakeServices, 
     assert result.code == 2
     assert "--from" in result.err
     assert fake.called("GetReport") == []
+
+
+AVERAGE = Signal(kind=SIGNAL_KIND_AVERAGE, scope=EMISSION_SCOPE_LIFECYCLE)
+MARGINAL = Signal(kind=SIGNAL_KIND_MARGINAL, scope=EMISSION_SCOPE_DIRECT)
+
+
+def test_what_grams_count_and_what_is_left_out_is_said(pithctl: Pithctl, report: Report) -> None:
+    assert "CO2e is by" not in pithctl("report").out
+    report.signal.CopyFrom(AVERAGE)
+    report.other_signals.add(signal=MARGINAL, requests=1210, evaluation_requests=10, energy_joules=7.2e6)
+    said = pithctl("report").out
+    assert "CO2e is by average, lifecycle intensity." in said
+    left_out = "1,200 requests and 10 for evaluation under marginal, direct (2 kWh) are left out"
+    assert f"{left_out}: --signal marginal:direct" in said
+    document = pithctl("report", "--json").document
+    assert document["signal"] == {"kind": "average", "scope": "lifecycle"}
+    assert document["other_signals"] == [
+        {
+            "signal": {"kind": "marginal", "scope": "direct"},
+            "requests": 1210,
+            "evaluation_requests": 10,
+            "energy_joules": 7.2e6,
+        }
+    ]
+    written = list(csv.DictReader(io.StringIO(pithctl("report", "--by", "task", "--csv").out, newline="")))
+    assert {row["signal"] for row in written} == {"average:lifecycle"}
+
+
+@pytest.mark.parametrize(("text", "signal"), [("average:lifecycle", AVERAGE), ("marginal:direct", MARGINAL)])
+def test_a_signal_can_be_asked_for(pithctl: Pithctl, fake: FakeServices, text: str, signal: Signal) -> None:
+    assert pithctl("report").code == 0
+    assert pithctl("report", "--signal", text).code == 0
+    unsaid, said = fake.called("GetReport")
+    assert not unsaid.HasField("signal")
+    assert said.signal == signal
+
+
+def test_half_a_signal_is_wrong_usage(pithctl: Pithctl, fake: FakeServices) -> None:
+    result = pithctl("report", "--signal", "average")
+    assert result.code == 2
+    assert "marginal:lifecycle" in result.err
+    assert fake.called("GetReport") == []
+
+
+def test_idle_devices_are_rows_of_their_own(pithctl: Pithctl, report: Report) -> None:
+    known = {"energy_joules": 7200.0, "operational_grams": 0.9, "embodied_grams": 0.1}
+    report.idle.add(engine="gpu-0", device_seconds=7200, energy_source=ENERGY_SOURCE_MEASURED, **known)
+    report.idle.add(
+        engine="gpu-1",
+        device_seconds=7200,
+        seconds_without_energy=3600,
+        energy_source=ENERGY_SOURCE_MEASURED,
+        **known,
+    )
+    report.idle.add(engine="gpu-2", device_seconds=60, seconds_without_energy=60, embodied_grams=0.1)
+    lines = [line.split() for line in pithctl("report", "--by", "task", "--by", "directive").out.splitlines()]
+    rows = {line[1]: line[2:] for line in lines if line[:1] == ["idle"]}
+    assert rows["gpu-0"] == ["7.2", "kJ", "1", "g", "100", "mg", "measured"]
+    assert rows["gpu-1"] == ["7.2", "kJ", "1", "g", "100", "mg", "measured,", "1", "h", "without"]
+    assert rows["gpu-2"] == ["unknown", "unknown", "100", "mg", "-"]
+    idle = pithctl("report", "--json").document["idle"]
+    assert [row["energy_joules"] for row in idle] == [7200.0, 7200.0, None]
+    assert (idle[2]["operational_grams"], idle[2]["energy_source"], idle[2]["embodied_grams"]) == (None, None, 0.1)
+
+
+def test_the_rate_of_emission_is_shown_by_its_parts(pithctl: Pithctl, report: Report) -> None:
+    report.sci.energy_kwh, report.sci.intensity_g_per_kwh, report.sci.embodied_grams = 0.5, 230.4, 12.0
+    report.sci.requests, report.sci.output_tokens, report.sci.grams_per_request = 1234, 0, 0.103
+    report.sci.boundary = "counted: all. Not counted: nothing"
+    said = pithctl("report").out
+    assert "SCI: 103 mg CO2e a request, unknown a thousand output tokens" in said
+    assert (
+        "(E 0.5 kWh x I 230 g/kWh + M 12 g) per R 1,234 requests, by ISO/IEC 21031; counted: all. Not counted: nothing."
+    ) in said
+    assert pithctl("report", "--json").document["sci"]["grams_per_thousand_output_tokens"] is None
+    report.sci.grams_per_thousand_output_tokens = 2.5
+    assert "103 mg CO2e a request, 2.5 g a thousand output tokens" in pithctl("report").out
+    report.ClearField("sci")
+    assert "SCI" not in pithctl("report").out
 
 
 def test_hours_are_in_utc(pithctl: Pithctl, fake: FakeServices) -> None:

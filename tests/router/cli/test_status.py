@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from pith.common.v1.energy_pb2 import EMISSION_SCOPE_DIRECT, SIGNAL_KIND_MARGINAL
 from pith.router.v1.reports_pb2 import (
     ENGINE_STATE_BROKEN,
     ENGINE_STATE_DRAINING,
@@ -28,13 +29,40 @@ def line(out: str, name: str) -> str:
     return found[1]
 
 
-@pytest.mark.parametrize(("source", "aged"), [("constant", False), ("es-2025.csv", True)])
-def test_a_constant_intensity_has_no_age(pithctl: Pithctl, fake: FakeServices, source: str, aged: bool) -> None:
+@pytest.mark.parametrize(
+    ("source", "aged"),
+    [
+        ("constant", False),
+        ("Ember, mean of 2024", False),
+        ("es-2025.csv", True),
+        ("Electricity Maps, mean of what was seen in the last year", True),
+    ],
+)
+def test_a_declared_intensity_has_no_age(pithctl: Pithctl, fake: FakeServices, source: str, aged: bool) -> None:
     fake.router_status.intensity.source = source
     fake.router_status.intensity.age_seconds = 600
     grid = line(pithctl("status").out, "grid")
     assert source in grid
     assert ("10 min old" in grid) == aged
+
+
+def test_a_grid_that_is_away_is_a_fault(pithctl: Pithctl, fake: FakeServices) -> None:
+    fake.router_status.intensity.source = "Electricity Maps"
+    fake.router_status.intensity_fault = "HTTP 401: the token is not accepted for this"
+    told = "no fresh carbon intensity: HTTP 401: the token is not accepted for this"
+    assert line(pithctl("status").out, "lacks") == told
+    assert told in pithctl("top", "--once", "--interval", "0.1").out
+    fake.router_status.intensity_fault = ""
+    assert "lacks" not in pithctl("status").out
+
+
+def test_carbon_says_what_it_counts_and_is_unknown_without_a_grid(pithctl: Pithctl, fake: FakeServices) -> None:
+    found = fake.router_status
+    found.energy_joules_total, found.carbon_grams_total = 100.0, 0.25
+    found.intensity.kind, found.intensity.scope = SIGNAL_KIND_MARGINAL, EMISSION_SCOPE_DIRECT
+    assert line(pithctl("status").out, "energy") == "100 J, 250 mg CO2e (marginal, direct), where known"
+    found.ClearField("intensity")
+    assert line(pithctl("status").out, "energy") == "100 J, unknown CO2e, where known"
 
 
 def test_engines_are_a_line_with_the_faults_of_those_not_ready(pithctl: Pithctl, fake: FakeServices) -> None:

@@ -10,6 +10,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from pith.common.v1.energy_pb2 import (
+    EMISSION_SCOPE_DIRECT,
+    EMISSION_SCOPE_LIFECYCLE,
+    SIGNAL_KIND_AVERAGE,
+    Intensity,
+)
 from pith.router.v1.generation_pb2 import DECISION_REASON_PLANNED
 from pith.router.v1.policies_pb2 import WHEN_SPENT_REFUSE
 from pith.router.v1.reports_pb2 import ENGINE_STATE_READY, ENGINE_STATE_UNREACHABLE, ListEnginesResponse, RouterStatus
@@ -22,7 +28,7 @@ from tests.router.cli.world import World
 
 
 def look(at: float, *, started: datetime = NOW, **counters: float) -> Look:
-    status = RouterStatus(**counters)
+    status = RouterStatus(**counters, intensity=Intensity(kind=SIGNAL_KIND_AVERAGE, scope=EMISSION_SCOPE_DIRECT))
     status.started_at.FromDatetime(started)
     return Look(at, status, [])
 
@@ -32,6 +38,15 @@ def test_rates_are_what_was_added_by_the_time_it_took() -> None:
     now = look(12, requests_total=110, failed_total=2, output_tokens_total=540, energy_joules_total=10.0)
     now.status.carbon_grams_total = 0.001
     assert rates(before, now) == Rates(2, 5, 0.5, 20, 1.5, pytest.approx(1.8))
+
+
+def test_no_rate_of_carbon_where_what_grams_count_has_changed_or_is_unknown() -> None:
+    before, now = look(10, energy_joules_total=7.0), look(12, energy_joules_total=10.0, carbon_grams_total=0.001)
+    now.status.intensity.scope = EMISSION_SCOPE_LIFECYCLE
+    assert rates(before, now) == Rates(2, 0, 0, 0, 1.5, None)
+    for one in (before, now):
+        one.status.ClearField("intensity")
+    assert rates(before, now) == Rates(2, 0, 0, 0, 1.5, None)
 
 
 def test_no_rates_at_first_nor_across_a_new_start() -> None:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
+from typing import Any
 
 import grpc
+import pytest
+import structlog
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.auth import Authenticator
 from common.client_tls import ClientTls
 from common.clock import ManualClock
 from common.config import ServiceConfig
+from common.energy.sweet_spot import SweetSpot
 from common.grpc_server import GrpcServer
 from common.metrics import Metrics
 from router.fleet.engines import Engines
 from router.fleet.view import EngineState
 from tests.certificates import Authority
-from tests.router.fake_engine import DIGEST, IDENTITY, FakeEngine
+from tests.router.fake_engine import DIGEST, IDENTITY, FakeEngine, energy_model
 from tests.router.fleet.conftest import Fleet
 
 
@@ -156,3 +162,119 @@ async def test_an_engine_that_asks_for_a_certificate_is_told_from_one_that_is_aw
     finally:
         await engines.close()
         await server.drain(grace_seconds=0)
+
+
+def calibrated(model: str = "small", digest: str = DIGEST, **fields: Any) -> FakeEngine:
+    fake = FakeEngine(model=model, digest=digest)
+    fake.info.energy_model.CopyFrom(energy_model(**fields))
+    return fake
+
+
+async def test_requests_are_priced_by_their_engines_model_at_the_batch_that_it_reports(fleet: Fleet) -> None:
+    fake = calibrated(max_batch=8)
+    engines = await fleet.start(fake, FakeEngine(model="large", digest="f" * 64))
+    price = engines.price(IDENTITY)
+    assert price is not None and price.running is None
+    assert price.model.sweet_spot == SweetSpot(input_joules=1.0, output_shared_joules=10.0)
+    assert (price.model.source.value, price.model.held_out_mape, price.model.max_batch) == ("MEASURED", 2.1, 8)
+    for running, seconds in ((2, 10.0), (6, 10.0), (0, 500.0)):
+        await fake.report(running=running)
+        await fleet.until(lambda n=running: [v.load.running for v in engines.views()[:1] if v.load] == [n])
+        await fleet.clock.advance(seconds)
+    price = engines.price(IDENTITY)
+    assert price is not None and price.batch == pytest.approx(4, rel=0.02)
+    for unknown in ("large@ffffffffffff", "small", "", "other@1"):
+        assert engines.price(unknown) is None
+
+
+async def test_an_engine_that_is_lost_runs_nothing_and_keeps_its_say(fleet: Fleet) -> None:
+    fake = calibrated()
+    engines = await fleet.start(fake)
+    await fake.report(running=4)
+    await fleet.until(lambda: [v.load.running for v in engines.views() if v.load] == [4])
+    await fleet.clock.advance(10)
+    await fake.stop()
+    await fleet.until(lambda: engines.views()[0].load is None)
+    await fleet.clock.advance(60)
+    assert (price := engines.price(IDENTITY)) is not None and price.batch == pytest.approx(4)
+    await fleet.clock.advance(1e7)
+    assert (price := engines.price(IDENTITY)) is not None and price.running is None
+
+
+async def test_of_several_engines_the_model_measured_last_stands_for_all(fleet: Fleet) -> None:
+    old, new, plain = calibrated(), calibrated(input_joules=7.0), FakeEngine()
+    new.info.energy_model.measured_at.CopyFrom(Timestamp(seconds=1_800_000_000))
+    engines = await fleet.start(new, old, plain)
+    for fake, running in ((old, 2), (new, 6), (plain, 10)):
+        await fake.report(running=running)
+    await fleet.until(lambda: [v.load.running for v in engines.views() if v.load] == [6, 2, 10])
+    await fleet.clock.advance(5)
+    price = engines.price(IDENTITY)
+    assert price is not None and price.model.sweet_spot.input_joules == 7.0
+    assert price.running == pytest.approx(6), "of all that share the requests"
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"output_joules": -1.0}, "output_joules must be finite and at least 0, got -1.0"),
+        ({"pair_joules": math.nan}, "pair_joules must be finite and at least 0, got nan"),
+        ({"request_joules": math.inf}, "request_joules must be finite and at least 0, got inf"),
+        ({"output_squared_joules": 1e308}, "output_squared_joules must be at most 1e+09, got 1e+308"),
+        ({"source": 99}, "source must say how the energies are known, got 99"),
+        ({"held_out_mape": math.nan}, "held_out_mape must be finite and at least 0, got nan"),
+        ({"measured_at": Timestamp(seconds=2**62)}, "Timestamp is not valid"),
+    ],
+)
+async def test_a_model_that_is_nonsense_is_said_once_and_not_used(
+    fleet: Fleet, fields: dict[str, Any], named: str
+) -> None:
+    fake = calibrated(**fields)
+    with structlog.testing.capture_logs() as logs:
+        engines = await fleet.start(fake)
+        for _ in range(2):
+            await fake.stop()
+            await fleet.until(lambda: engines.ready == 0)
+            await fake.start()
+            await fleet.until(lambda: engines.ready == 1)
+    assert engines.price(IDENTITY) is None
+    said = [line for line in logs if line["event"] == "the engine's energy model is not used"]
+    assert [(line["log_level"], line["engine"], line["model"]) for line in said] == [("warning", "a", IDENTITY)]
+    assert named in said[0]["fault"]
+
+
+@pytest.mark.parametrize(
+    ("absent", "named"),
+    [
+        (("max_batch",), "max_batch must be at least 1, got 0"),
+        (("measured_at",), "measured_at is missing"),
+        (("source",), "source must say how the energies are known, got 0"),
+        (("input_joules", "output_shared_joules"), "every coefficient is 0: a request would cost nothing"),
+    ],
+)
+async def test_a_model_with_gaps_is_not_used(fleet: Fleet, absent: tuple[str, ...], named: str) -> None:
+    fake = calibrated()
+    for field in absent:
+        fake.info.energy_model.ClearField(field)  # type: ignore[arg-type]
+    with structlog.testing.capture_logs() as logs:
+        engines = await fleet.start(fake, calibrated(input_joules=3.0))
+    assert [line["fault"] for line in logs if "fault" in line] == [named]
+    price = engines.price(IDENTITY)
+    assert price is not None and price.model.sweet_spot.input_joules == 3.0, "the other engine's"
+
+
+async def test_a_calibration_that_comes_or_goes_is_told(fleet: Fleet) -> None:
+    told: list[None] = []
+    fake = FakeEngine()
+    engines = await fleet.start(fake, on_energy_model=lambda: told.append(None))
+    seen = [len(told)]
+    for message in (energy_model(), energy_model(), energy_model(input_joules=2.0), None):
+        await fake.stop()
+        await fleet.until(lambda: engines.ready == 0)
+        fake.info.ClearField("energy_model")
+        if message is not None:
+            fake.info.energy_model.CopyFrom(message)
+        await fake.start()
+        await fleet.until(lambda: engines.ready == 1)
+        seen.append(len(told))
+    assert seen == [0, 1, 1, 2, 3]

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from common.carbon.accounting import CarbonSettings
-from common.carbon.providers import DailyProfile
+from common.carbon.daily_profile import DailyProfile
 from common.clock import ManualClock
 from common.quality.estimates import Cell, QualityBound
 from router.directives.policy import Mode, Policy
@@ -38,7 +38,7 @@ async def test_grams_are_energy_at_the_present_intensity_and_the_devices_time(
     keeper: SnapshotKeeper, clock: ManualClock
 ) -> None:
     planner = planner_of(keeper, clock)
-    cost = Cost(energy_joules=3.6e6, busy_seconds=10.0, output_tokens=1.0, requests=1)
+    cost = Cost(energy_joules=3.6e6, busy_seconds=10.0)
     assert planner.grams(cost) == pytest.approx(1.5 * 100 + 0.01)
     await clock.advance(3600)
     assert planner.grams(cost) == pytest.approx(1.5 * 110 + 0.01)
@@ -66,6 +66,28 @@ async def test_it_plans_on_its_timer(keeper: SnapshotKeeper, clock: ManualClock)
         await clock.asleep()
         assert keeper.snapshot.plan is not before
         assert keeper.snapshot.plan.made_at == clock.now()
+    await planner.close()
+
+
+async def test_it_plans_when_asked_to_without_waiting_for_its_timer(
+    keeper: SnapshotKeeper, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planner = planner_of(keeper, clock)
+    planned = asyncio.Event()
+    put_plan = keeper.put_plan
+
+    def put(plan: Plan) -> None:
+        put_plan(plan)
+        planned.set()
+
+    monkeypatch.setattr(keeper, "put_plan", put)
+    planner.start()
+    for _ in range(2):
+        before = keeper.snapshot.plan
+        planned.clear()
+        planner.replan_soon()
+        await planned.wait()
+        assert keeper.snapshot.plan is not before
     await planner.close()
 
 

@@ -7,13 +7,16 @@ from datetime import UTC, datetime
 
 import pytest
 
+from common.energy.reading import EnergySource
+from common.energy.sweet_spot import SweetSpot
 from common.quality.estimates import Cell, QualityBound
 from router.directives.decide import Snapshot
 from router.directives.levels import L0, SEEDED, Directive
 from router.directives.policy import LatencyObjective, Mode, Policy
-from router.optimizer.costs import Cost, CostBook
+from router.optimizer.costs import CostBook, Mean, Observed
 from router.optimizer.latency import LatencyBook
 from router.optimizer.plan import Plan
+from router.optimizer.pricing import EnergyModel, Lengths, Price
 from router.optimizer.problem import make_plan
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -30,7 +33,9 @@ def plan(
     latencies: LatencyBook | None = None,
     **joules: float,
 ) -> Plan:
-    costs = CostBook({Cell("m@1", "qa", name): Cost(value, 0.0, 10.0, 100_000) for name, value in joules.items()})
+    costs = CostBook(
+        {Cell("m@1", "qa", name): Observed(energy_joules=Mean(value, 100_000)) for name, value in joules.items()}
+    )
     known = {directive.name: directive for directive in (L0, *SEEDED, Directive("terse"))}
     snapshot = Snapshot(known, policies, {b.cell: b for b in bounds}, Plan({}, NOW))
     return make_plan(snapshot, costs, lambda cost: cost.energy_joules, NOW, 100.0, latencies)
@@ -45,6 +50,29 @@ def test_the_cheapest_open_directive_is_planned() -> None:
 def test_a_closed_directive_is_not_planned_however_cheap() -> None:
     made = plan(bound("L1", 0.99), bound("L2", 0.94), L0=10.0, L1=3.0, L2=2.0)
     assert dict(made.shares("p", "m@1", "qa")) == {"L1": pytest.approx(1.0)}
+
+
+def test_a_directive_that_was_served_in_an_empty_engine_is_not_taken_for_dear() -> None:
+    """Its answers are half as long as L0's, which were served in a batch of 16: the means of joules say that it costs
+    more, the calibration that it costs less in any batch."""
+    spot = SweetSpot(input_joules=0.01, output_joules=0.05, output_shared_joules=3.0, pair_joules=1e-5)
+    model = EnergyModel(spot, EnergySource.MEASURED, NOW, 2.0, 32, 4096, 4096)
+    observed = {
+        Cell("m@1", "qa", name): Observed(
+            Lengths.of(200, 0, output_tokens), 5_000, Mean(spot.energy_joules(200, output_tokens, batch), 5_000)
+        )
+        for name, output_tokens, batch in (("L0", 300, 16.0), ("L2", 150, 1.0))
+    }
+    opened = bound("L2", 0.99)
+    snapshot = Snapshot({d.name: d for d in (L0, *SEEDED)}, (POLICY,), {opened.cell: opened}, Plan({}, NOW))
+
+    def planned(costs: CostBook) -> dict[str, float]:
+        made = make_plan(snapshot, costs, lambda cost: cost.energy_joules, NOW, 100.0)
+        return dict(made.shares("p", "m@1", "qa"))
+
+    assert planned(CostBook(observed)) == {"L0": pytest.approx(1.0)}
+    for running in (None, 1.0, 16.0):
+        assert planned(CostBook(observed, lambda _, r=running: Price(model, r))) == {"L2": pytest.approx(1.0)}
 
 
 def test_an_open_directive_that_saves_nothing_is_not_planned() -> None:

@@ -141,6 +141,36 @@ async def test_a_sqlite_writer_has_the_lock_before_it_reads(tmp_path: Path) -> N
     await database.close()
 
 
+async def test_a_writer_that_is_cancelled_leaves_no_lock(tmp_path: Path) -> None:
+    """Wherever that is: in a statement that returns rows too, and though its error, with all its frames, is kept."""
+    database = Database(f"sqlite:///{tmp_path / 'router.db'}")
+    await database.open()
+    async with database.writing() as connection:
+        await connection.execute(text("CREATE TABLE t (a)"))
+
+    async def write(begun: asyncio.Event) -> None:
+        async with database.writing() as connection:
+            begun.set()
+            while True:
+                await connection.execute(text("INSERT INTO t VALUES (1), (2), (3) RETURNING a"))
+
+    ended = []
+    for steps in range(100):
+        begun = asyncio.Event()
+        task = asyncio.create_task(write(begun))
+        await begun.wait()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        ended += await asyncio.gather(task, return_exceptions=True)
+        with sqlite3.connect(tmp_path / "router.db", timeout=0, isolation_level=None) as other:
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("ROLLBACK")
+        other.close()
+    assert any(isinstance(one, asyncio.CancelledError) for one in ended)
+    await database.close()
+
+
 async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     file = tmp_path / "pith.db"
     file.write_bytes(b"no database at all, though long enough to look for a header in it" * 100)

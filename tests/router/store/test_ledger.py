@@ -1,15 +1,18 @@
 """The ledger's idempotence and sums."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import pytest
 
 from common.carbon.intensity import Intensity, Scope, SignalKind
 from common.energy.reading import Energy, EnergySource
 from common.quality.estimates import Cell
 from router.directives.levels import L0, SEEDED
 from router.ledger import LedgerEntry
-from router.optimizer.costs import Cost
+from router.optimizer.costs import CostBook, Mean, Observed
+from router.optimizer.pricing import Lengths
 from router.store.database import Database
 from router.store.ledger import LedgerRepository
 from router.store.reports import ReportRepository, Window
@@ -32,7 +35,7 @@ async def test_a_request_is_billed_once_whatever_is_repeated(database: Database)
         ledger = LedgerRepository(connection)
         await ledger.add_many([entry(2, output_tokens=999), entry(3), entry(1, tenant="other")])
         await ledger.add_many([])
-        ((_, total),) = await ReportRepository(connection).totals(Window())
+        ((_, total),) = await ReportRepository(connection).totals(Window(), GRID.signal)
     assert (total.requests, total.output_tokens) == (4, 80)
 
 
@@ -62,9 +65,49 @@ async def test_mean_costs_by_cell(database: Database) -> None:
         costs = await ledger.mean_costs(DIRECTIVES)
         later = await ledger.mean_costs(DIRECTIVES, since=NOON + timedelta(seconds=7))
     cell = Cell("tiny@0123", "sums", "L1")
-    assert costs[cell] == Cost(3.0, 1.0, 15.5, 2)
+    assert costs[cell] == Observed(Lengths(10, 100, 17, 307, 170), 3, Mean(3.0, 2), Mean(2.5 / 3, 3))
     assert set(costs) == {cell, replace(cell, directive="L0"), replace(cell, task="lists")}
     assert set(later) == {replace(cell, task="lists")}
+
+
+async def test_mean_costs_are_those_that_a_book_that_saw_the_requests_would_have(database: Database) -> None:
+    """Cached tokens, more of them than there are, lengths that nobody told, and the longest that a message can say."""
+    longest = 2**32 - 1
+    requests = [
+        entry(1, prompt_tokens=100, cached_tokens=64, output_tokens=7),
+        entry(2, prompt_tokens=5, cached_tokens=9, output_tokens=0, energy=None),
+        entry(3, prompt_tokens=0, output_tokens=3),
+        entry(4, prompt_tokens=0, output_tokens=3, energy=None, busy_seconds=9.0),
+        entry(5, busy_seconds=0.0),
+        entry(6, task="long", prompt_tokens=longest, cached_tokens=1, output_tokens=longest),
+    ]
+    book = CostBook()
+    for request in requests:
+        cell = Cell(request.model, request.task, request.directive)
+        told = (request.prompt_tokens, request.cached_tokens, request.output_tokens)
+        joules = request.energy.joules if request.energy else None
+        if request.prompt_tokens or joules is not None:
+            book.observe(cell, joules, request.busy_seconds, Lengths.of(*told) if request.prompt_tokens else None)
+    async with database.writing() as connection:
+        await LedgerRepository(connection).add_many(requests)
+        costs = await LedgerRepository(connection).mean_costs(DIRECTIVES)
+    assert {cell.task for cell in costs} == {"sums", "long"}
+    for cell, found in costs.items():
+        expected = book.observed(cell)
+        assert expected is not None and expected.lengths is not None and found.lengths is not None
+        assert asdict(found.lengths) == pytest.approx(asdict(expected.lengths))
+        assert replace(found, lengths=None) == replace(expected, lengths=None)
+
+
+async def test_what_callers_told_counts_only_where_no_engine_of_ours_has_answered(database: Database) -> None:
+    async with database.writing() as connection:
+        ledger = LedgerRepository(connection)
+        theirs = {"engine": "", "prompt_tokens": 99}
+        await ledger.add_many([entry(1, **theirs), entry(2, energy=None), entry(3, directive="L0", **theirs)])
+        costs = await ledger.mean_costs(DIRECTIVES)
+    ours, only_theirs = costs[Cell("tiny@0123", "sums", "L1")], costs[Cell("tiny@0123", "sums", "L0")]
+    assert ours == Observed(Lengths(10, 100, 20, 400, 200), 1, Mean(), Mean(0.5, 1))
+    assert only_theirs.lengths is not None and only_theirs.lengths.input_tokens == 99
 
 
 async def test_answer_times_are_the_newest_whole_answers_of_present_revisions_oldest_first(database: Database) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from router.directives.levels import Directive
 from router.directives.policy import FloorKind, Mode, Policy, Trait
 from router.snapshot import seed
 from router.store import migrate
+from router.store.columns import Text, UtcDateTime
 from router.store.database import Database, change_counter
 from router.store.directives import DirectiveRepository
 from router.store.migrate import SchemaVersionError
@@ -264,8 +265,10 @@ NEW_COLUMNS: dict[tuple[str, str], Any] = {
     ("policies", "when_carbon_spent"): None,
     ("policies", "leave_alone"): ["code", "explicit_length", "opt_out", "structured_output", "tools"],
     ("samples", "erased_at"): None,
+    ("scores", "characters"): None,
+    ("scores", "shown_first"): None,
 }
-"""What 0002 says of rows that were there before it."""
+"""What later ones say of rows that were there before them."""
 
 
 async def test_the_code_of_today_reads_and_writes_what_0001_kept(empty_database_url: str) -> None:
@@ -373,4 +376,48 @@ async def test_a_migration_that_fails_leaves_nothing_half_made(
     await database.open()
     assert rows_of(database.url, tables) == before
     assert table_names(database.url) == {"alembic_version", *metadata.tables}
+    await database.close()
+
+
+async def test_what_budgets_have_spent_is_of_the_signal_there_was(empty_database_url: str) -> None:
+    database = Database(empty_database_url)
+    url, day = database.url, datetime(2026, 1, 1, tzinfo=UTC)
+    migrate.upgrade(url, "0002")
+    old = [{"policy": policy, "day": moment, "grams": grams} for policy, moment, grams in (
+        ("a", day, 1.5), ("a", day - timedelta(days=1), 2.5), ("b", day, 0.25),
+    )]  # fmt: skip
+    tables = of_first_tables(url)
+    row = {column.name: extreme(column, 1) for column in tables["ledger"].c}
+    newest = row | {"intensity_kind": "AVERAGE", "intensity_scope": "DIRECT", "started_at": NEW_YEAR}
+    unknown = row | {"request_id": "later", "intensity_kind": None, "intensity_scope": None}
+    days = [Column("policy", Text), Column("day", UtcDateTime), Column("grams", Double)]
+    with connected(url) as connection:
+        connection.execute(insert(tables["ledger"]), [newest, unknown | {"started_at": NEW_YEAR + timedelta(days=9)}])
+        connection.execute(insert(Table("spent", MetaData(), *days)), old)
+    migrate.upgrade(url)
+    spent = metadata.tables["spent"]
+    signal = {"intensity_kind": "AVERAGE", "intensity_scope": "DIRECT"}
+    with connected(url) as connection:
+        found = [dict(one) for one in connection.execute(select(spent).order_by(spent.c.grams)).mappings()]
+        assert found == [one | signal for one in sorted(old, key=lambda one: one["grams"])]
+        connection.execute(insert(spent), [{**old[0], **signal, "intensity_kind": "MARGINAL", "grams": 7.0}])
+    assert differences(url) == []
+    # Never a sum of two: the most under one.
+    migrate.downgrade(url, "0002")
+    with connected(url) as connection:
+        rows = connection.execute(text("SELECT policy, grams FROM spent ORDER BY grams")).all()
+    assert [tuple(row) for row in rows] == [("b", 0.25), ("a", 2.5), ("a", 7.0)]
+    migrate.upgrade(url)
+    assert differences(url) == []
+    await database.close()
+
+
+async def test_without_a_ledger_nothing_was_spent(empty_database_url: str) -> None:
+    database = Database(empty_database_url)
+    migrate.upgrade(database.url, "0002")
+    with connected(database.url) as connection:
+        connection.execute(text("INSERT INTO spent VALUES ('a', '2026-01-01 00:00:00', 1.0)"))
+    await database.open()
+    async with database.reading() as connection:
+        assert (await connection.execute(text("SELECT count(*) FROM spent"))).scalar() == 0
     await database.close()

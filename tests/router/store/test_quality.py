@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import exc
 
 from common.quality.estimates import Cell, QualityBound
+from common.quality.pairwise import Comparison
 from router.directives.compile import Turn
 from router.samples import Sample, Score
 from router.store.database import Database
@@ -46,6 +47,19 @@ async def test_the_first_score_of_a_revision_stays(database: Database) -> None:
         assert found == [SCORE, replace(SCORE, directive_revision=2, scored_at=later(5))]
         assert await quality.scored(["s1", "s2"]) == {("s1", "L1", 1), ("s1", "L1", 2)}
         assert await quality.last_scored_at() == later(5)
+
+
+async def test_what_was_compared_is_kept_with_the_score(database: Database) -> None:
+    await keep_samples(database)
+    given = [
+        replace(SCORE, comparison=Comparison(0, 10_000_000, 0.0, 1 / 3)),
+        replace(SCORE, sample_id="s2"),
+        replace(SCORE, sample_id="s3", comparison=Comparison(5, 0, 1.0, 1.0)),
+    ]
+    async with database.changing() as connection:
+        quality = QualityRepository(connection)
+        await quality.add_scores(given)
+        assert [score for _, score in await quality.scores_after(0, 9)] == given
 
 
 async def test_a_score_of_no_sample_is_refused(database: Database) -> None:

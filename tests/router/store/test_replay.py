@@ -13,7 +13,7 @@ from router.store.database import Database
 from router.store.replay import ReplayRepository
 from router.store.reports import Window
 from tests.router.admin_client import MODEL
-from tests.router.ledger_entries import NOON, UNKNOWN, entry, record
+from tests.router.ledger_entries import GRID, NOON, UNKNOWN, entry, record
 
 
 def joules(value: float) -> Energy:
@@ -22,14 +22,15 @@ def joules(value: float) -> Energy:
 
 async def recorded(database: Database, window: Window, task: str = "") -> list[Recorded]:
     async with database.reading() as connection:
-        return [row async for chunk in ReplayRepository(connection).recorded(window, task) for row in chunk]
+        chunks = ReplayRepository(connection).recorded(window, task, GRID.signal)
+        return [row async for chunk in chunks for row in chunk]
 
 
 async def test_requests_come_oldest_first_in_chunks(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay, "CHUNK", 4)
     await record(database, *(entry(number) for number in (5, 3, 9, 0, 1, 2, 8, 7, 4, 6)))
     async with database.reading() as connection:
-        chunks = [chunk async for chunk in ReplayRepository(connection).recorded(Window(), "")]
+        chunks = [chunk async for chunk in ReplayRepository(connection).recorded(Window(), "", GRID.signal)]
     assert [len(chunk) for chunk in chunks] == [4, 4, 2]
     assert [row.request_id for chunk in chunks for row in chunk] == [f"r{number}" for number in range(10)]
 
@@ -61,9 +62,9 @@ async def test_from_when_on_there_are_no_more_than_so_many(database: Database) -
     await record(database, *(entry(number) for number in range(10)), entry(99, evaluation_sample_id="s1"))
     async with database.reading() as connection:
         repository = ReplayRepository(connection)
-        assert await repository.newest(Window(), "", 10) is None
-        since = await repository.newest(Window(), "", 4)
-        assert await repository.newest(Window(), "lists", 0) is None
+        assert await repository.newest(Window(), "", 10, GRID.signal) is None
+        since = await repository.newest(Window(), "", 4, GRID.signal)
+        assert await repository.newest(Window(), "lists", 0, GRID.signal) is None
     assert since is not None
     assert [row.request_id for row in await recorded(database, Window(since))] == ["r6", "r7", "r8", "r9"]
 

@@ -10,8 +10,9 @@ from router.ledger import Rating
 from router.store.database import Database
 from router.store.ratings import RatingRepository
 from router.store.reports import ReportRepository, Window
+from router.store.strata import StratumRepository
 from tests.router.admin_client import MODEL
-from tests.router.ledger_entries import NOON, UNKNOWN, entry, record
+from tests.router.ledger_entries import GRID, NOON, UNKNOWN, entry, record
 
 
 async def test_totals_by_dimension_leave_unknown_energy_out_of_the_sums(database: Database) -> None:
@@ -26,11 +27,11 @@ async def test_totals_by_dimension_leave_unknown_energy_out_of_the_sums(database
     )
     async with database.reading() as connection:
         reports = ReportRepository(connection)
-        by_hour = await reports.totals(Window(), ["hour", "tenant"])
-        ((_, total),) = await reports.totals(Window())
-        ((_, evaluation),) = await reports.totals(Window(), evaluation=True)
-        ((_, one_tenant),) = await reports.totals(Window(tenant="other"))
-        ((_, one_hour),) = await reports.totals(Window(NOON, NOON + timedelta(hours=1)))
+        by_hour = await reports.totals(Window(), GRID.signal, ["hour", "tenant"])
+        ((_, total),) = await reports.totals(Window(), GRID.signal)
+        ((_, evaluation),) = await reports.totals(Window(), GRID.signal, evaluation=True)
+        ((_, one_tenant),) = await reports.totals(Window(tenant="other"), GRID.signal)
+        ((_, one_hour),) = await reports.totals(Window(NOON, NOON + timedelta(hours=1)), GRID.signal)
     assert [values for values, _ in by_hour] == [
         {"hour": NOON, "tenant": "acme"},
         {"hour": NOON + timedelta(hours=1), "tenant": "other"},
@@ -46,9 +47,9 @@ async def test_totals_by_dimension_leave_unknown_energy_out_of_the_sums(database
 async def test_totals_of_nothing(database: Database) -> None:
     async with database.reading() as connection:
         reports = ReportRepository(connection)
-        ((values, total),) = await reports.totals(Window())
-        assert await reports.totals(Window(), ["task"]) == ()
-        assert await reports.strata(Window()) == ()
+        ((values, total),) = await reports.totals(Window(), GRID.signal)
+        assert await reports.totals(Window(), GRID.signal, ["task"]) == ()
+        assert await StratumRepository(connection).all(Window(), GRID.signal) == ()
     assert (values, total.requests, total.grams, total.energy_source) == ({}, 0, 0.0, None)
 
 
@@ -66,19 +67,18 @@ async def test_strata_hold_what_the_estimator_needs(database: Database) -> None:
         # Neither steered nor held back: the plan left it at L0.
         entry(5, directive="L0"),
         entry(6, directive="L0", eligible=False, reason=Reason.SHADOW.value),
-        entry(7, energy=None, operational_grams=None, **held),
+        entry(7, **(UNKNOWN | held)),
         entry(8, evaluation_sample_id="s1"),
         entry(9, task="lists", **held),
     )
     async with database.reading() as connection:
-        reports = ReportRepository(connection)
-        lists, sums = await reports.strata(Window())
+        lists, sums = await StratumRepository(connection).all(Window(), GRID.signal)
     assert (lists.task, lists.steered_requests, lists.held_back_requests) == ("lists", 0, 1)
     assert (sums.model, sums.task, sums.steered_requests, sums.held_back_requests) == (MODEL, "sums", 2, 2)
     assert sums.steered_grams == pytest.approx(1.0)
     assert sums.grams_per_joule_sum == pytest.approx(0.2 + 0.1)
     assert sums.grams_per_joule_square_sum == pytest.approx(0.04 + 0.01)
-    assert (sums.joules_sum, sums.joules_square_sum) == pytest.approx((14.0, 100.0))
+    assert (sums.joules_sum, sums.joules_square_sum, sums.joules_cube_sum) == pytest.approx((14.0, 100.0, 728.0))
     assert (sums.embodied_grams_sum, sums.embodied_grams_square_sum) == pytest.approx((0.6, 0.2))
     assert sums.joules_embodied_grams_sum == pytest.approx(1.6 + 2.4)
 
@@ -96,7 +96,7 @@ async def test_what_a_spent_budget_steers_is_of_its_stratum(database: Database) 
         entry(5, policy="other", **spent),
     )
     async with database.reading() as connection:
-        default, other = await ReportRepository(connection).strata(Window())
+        default, other = await StratumRepository(connection).all(Window(), GRID.signal)
     assert (default.policy, default.steered_requests, default.budget_steered_requests) == ("default", 2, 1)
     assert (default.steered_grams, default.held_back_requests) == (pytest.approx(1.4), 1)
     assert (other.policy, other.steered_requests, other.held_back_requests) == ("other", 1, 0)
@@ -118,8 +118,8 @@ async def test_embodied_carbon_without_time_on_a_device_is_unknown(database: Dat
     )
     async with database.reading() as connection:
         reports = ReportRepository(connection)
-        free, sums = await reports.totals(Window(), ["task"])
-        strata = await reports.strata(Window())
+        free, sums = await reports.totals(Window(), GRID.signal, ["task"])
+        strata = await StratumRepository(connection).all(Window(), GRID.signal)
     assert (sums[1].requests, sums[1].requests_without_energy, sums[1].requests_without_embodied) == (5, 1, 2)
     assert sums[1].grams == pytest.approx(4 * 0.02 + 2 * 0.001)
     assert (free[1].requests_without_embodied, free[1].embodied_grams) == (0, 0.0)
@@ -145,7 +145,7 @@ async def test_a_day_is_one_of_utc_on_every_database(database: Database) -> None
         entry(5, started_at=midnight + timedelta(days=1)),
     )
     async with database.reading() as connection:
-        days = await ReportRepository(connection).totals(Window(), ["day"])
+        days = await ReportRepository(connection).totals(Window(), GRID.signal, ["day"])
     assert [(values["day"], totals.requests) for values, totals in days] == [
         (midnight - timedelta(days=1), 1),
         (midnight, 3),
@@ -158,7 +158,7 @@ async def test_policy_engine_and_reason_tell_rows_apart(database: Database) -> N
     held_back = {"directive": "L0", "reason": Reason.HOLDBACK.value}
     await record(database, entry(1), entry(2, policy="p", engine="gpu", **held_back), entry(3, policy="p"))
     async with database.reading() as connection:
-        rows = await ReportRepository(connection).totals(Window(), ["policy", "engine", "reason"])
+        rows = await ReportRepository(connection).totals(Window(), GRID.signal, ["policy", "engine", "reason"])
     assert [(*values.values(), totals.requests) for values, totals in rows] == [
         ("default", "cpu", "planned", 1),
         ("p", "cpu", "planned", 1),
@@ -184,8 +184,8 @@ async def test_ratings_count_for_the_requests_that_have_one(database: Database) 
         )
     async with database.reading() as connection:
         reports = ReportRepository(connection)
-        lists, sums = await reports.totals(Window(), ["task"])
-        ((_, total),) = await reports.totals(Window())
+        lists, sums = await reports.totals(Window(), GRID.signal, ["task"])
+        ((_, total),) = await reports.totals(Window(), GRID.signal)
     assert (sums[1].requests, sums[1].rated_requests, sums[1].mean_rating) == (4, 2, 0.625)
     assert (lists[1].requests, lists[1].rated_requests, lists[1].mean_rating) == (1, 0, None)
     assert (total.requests, total.output_tokens, total.rated_requests) == (5, 100, 2)

@@ -82,6 +82,13 @@ async def test_what_can_be_graded_is_drawn_whenever_it_was_served(database: Data
     assert await draw(database, count=2) == ["s5"]
 
 
+async def test_who_compares_needs_no_reference(database: Database) -> None:
+    await keep(database, sample(1, reference="", grader="pairwise"), sample(2, grader="pairwise"), sample(3, grader=""))
+    async with database.reading() as connection:
+        assert await SampleRepository(connection).gradable() == {("tiny@0123", "sums"): 2}
+    assert await draw(database) == ["s1", "s2"]
+
+
 async def test_only_what_was_served_after_a_time_is_drawn_where_one_is_given(database: Database) -> None:
     await keep(database, sample(1), sample(2), sample(3))
     async with database.writing() as connection:

@@ -1,121 +1,15 @@
 import gzip
 import os
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.carbon.intensity import Scope, SignalKind
-from common.carbon.providers import (
-    ConstantIntensity,
-    CsvIntensity,
-    DailyProfile,
-    provider_from_spec,
-    read_daily_profile,
-)
-
-HOUR = timedelta(hours=1)
-MIDNIGHT = datetime(2023, 1, 1, tzinfo=UTC)
-COLUMN = "Carbon Intensity gCO₂eq/kWh (direct)"
-RAMP = [float(100 + 10 * hour) for hour in range(24)]
-
-Write = Callable[..., Path]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write(text: str, name: str = "grid.csv") -> Path:
-        path = tmp_path / name
-        path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
-        return path
-
-    return write
-
-
-def observations(values: list[str], start: datetime = MIDNIGHT) -> str:
-    rows = [f"{start + index * HOUR:%Y-%m-%d %H:%M:%S},DE,{value}" for index, value in enumerate(values)]
-    return "\n".join([f"Datetime (UTC),Zone Id,{COLUMN}", *rows]) + "\n"
-
-
-class TestConstantIntensity:
-    def test_same_value_always(self) -> None:
-        provider = ConstantIntensity("SE", 45.0, scope=Scope.LIFECYCLE)
-        for now in (MIDNIGHT, MIDNIGHT + timedelta(days=4000, minutes=17)):
-            intensity = provider.current(now)
-            assert (intensity.g_per_kwh, intensity.zone, intensity.source) == (45.0, "SE", "constant")
-            assert (intensity.kind, intensity.scope) == (SignalKind.AVERAGE, Scope.LIFECYCLE)
-            assert 0 <= intensity.age_seconds(now) < 3600
-        assert provider.history(MIDNIGHT, 2) == [(MIDNIGHT - HOUR, 45.0), (MIDNIGHT, 45.0)]
-
-    def test_impossible_value_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="g_per_kwh must be finite and at least 0, got -1"):
-            ConstantIntensity("SE", -1.0)
-
-
-class TestDailyProfile:
-    @given(day=st.integers(0, 3000), hour=st.integers(0, 23), second=st.integers(0, 3599))
-    def test_each_value_holds_for_its_hour_of_every_day(self, day: int, hour: int, second: int) -> None:
-        now = MIDNIGHT + timedelta(days=day, hours=hour, seconds=second)
-        intensity = DailyProfile("X", RAMP).current(now)
-        assert intensity.g_per_kwh == RAMP[hour]
-        assert intensity.age_seconds(now) == second
-
-    def test_hours_are_of_the_utc_day(self) -> None:
-        tokyo = timezone(timedelta(hours=9))
-        assert DailyProfile("X", RAMP).current(datetime(2023, 1, 1, 3, tzinfo=tokyo)).g_per_kwh == RAMP[18]
-
-    def test_history_ends_with_the_present_hour(self) -> None:
-        now = MIDNIGHT + timedelta(hours=1, minutes=30)
-        expected = [(MIDNIGHT - HOUR, RAMP[23]), (MIDNIGHT, RAMP[0]), (MIDNIGHT + HOUR, RAMP[1])]
-        assert DailyProfile("X", RAMP).history(now, 3) == expected
-
-    def test_wrong_number_of_hours_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="hourly_g_per_kwh must hold 24 values, got 23"):
-            DailyProfile("X", RAMP[:23])
-
-
-class TestReadDailyProfile:
-    rows = "".join(f"{hour},{value}\n" for hour, value in enumerate(RAMP))
-
-    def test_reads_values_zone_and_scope(self, write: Write) -> None:
-        text = f"# a sunny day\n# zone: DEMO\n# scope: lifecycle\nhour,g_per_kwh\n{self.rows}"
-        intensity = read_daily_profile(write(text, "day.csv")).current(MIDNIGHT + 5 * HOUR)
-        assert (intensity.g_per_kwh, intensity.zone) == (RAMP[5], "DEMO")
-        assert (intensity.scope, intensity.source) == (Scope.LIFECYCLE, "day.csv")
-
-    def test_scope_is_direct_where_absent(self, write: Write) -> None:
-        provider = read_daily_profile(write(f"# zone: DEMO\nhour,g_per_kwh\n{self.rows}"))
-        assert provider.current(MIDNIGHT).scope is Scope.DIRECT
-
-    @pytest.mark.parametrize(
-        ("text", "message"),
-        [
-            ("", r"grid\.csv: columns must be hour,g_per_kwh, got ''"),
-            ("# zone: X\nhour,grams\n", "columns must be hour,g_per_kwh, got 'hour,grams'"),
-            (f"hour,g_per_kwh\n{rows}", "zone is missing"),
-            (
-                f"# zone: X\n# scope: all\nhour,g_per_kwh\n{rows}",
-                "scope must be direct or lifecycle, got 'all'",
-            ),
-            (f"# zone: X\nhour,g_per_kwh\n{rows[:-9]}", "hour 23 is missing"),
-            (
-                f"# zone: X\nhour,g_per_kwh\n{rows}5,1\n",
-                "line 27: hour must be one of 0 to 23, each once, got '5'",
-            ),
-            ("# zone: X\nhour,g_per_kwh\n24,1\n", "line 3: hour must be one of 0 to 23, each once, got '24'"),
-            ("# zone: X\nhour,g_per_kwh\n0,1,2\n", "line 3: must hold 2 fields, got 3"),
-            (
-                "# zone: X\nhour,g_per_kwh\n0,nan\n",
-                "line 3: g_per_kwh must be a finite number of at least 0, got 'nan'",
-            ),
-        ],
-    )
-    def test_fault_is_named_with_its_line(self, write: Write, text: str, message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            read_daily_profile(write(text))
+from common.carbon.csv_intensity import CsvIntensity
+from common.clock import ManualClock
+from tests.common.carbon.grid_file import COLUMN, HOUR, MIDNIGHT, RAMP, Write, observations
 
 
 class TestCsvIntensity:
@@ -131,6 +25,18 @@ class TestCsvIntensity:
             intensity = provider.current(now)
             assert (intensity.g_per_kwh, intensity.age_seconds(now)) == (value, age_seconds)
             assert (intensity.zone, intensity.source) == ("DE", "grid.csv")
+
+    def test_who_has_nothing_in_force_says_so(self, write: Write) -> None:
+        path = write(observations(["300", "200"]))
+        for hours, fault in [
+            (-1, "grid.csv begins later"),
+            (7, ""),
+            (8, "grid.csv has nothing since 2023-01-01 01:00Z"),
+        ]:
+            now = MIDNIGHT + hours * HOUR
+            provider = CsvIntensity(path, "DE", COLUMN, clock=ManualClock(now))
+            assert provider.fault == fault
+            assert provider.current(now).source.startswith("annual mean of") == (fault != "")
 
     def test_gap_keeps_the_last_value_until_it_expires(self, write: Write) -> None:
         provider = CsvIntensity(
@@ -222,50 +128,6 @@ class TestCsvIntensity:
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"grid\.csv\S*: must be UTF-8 text, plain or \.gz"):
             CsvIntensity(path, "DE", "g")
-
-
-class TestProviderFromSpec:
-    def test_constant(self) -> None:
-        intensity = provider_from_spec("constant:DE:420").current(MIDNIGHT)
-        assert (intensity.g_per_kwh, intensity.zone, intensity.scope) == (420.0, "DE", Scope.DIRECT)
-        assert provider_from_spec("constant:DE:420:lifecycle").current(MIDNIGHT).scope is Scope.LIFECYCLE
-
-    def test_profile_beside_its_base(self, write: Write) -> None:
-        path = write(f"# zone: DEMO\nhour,g_per_kwh\n{TestReadDailyProfile.rows}", "day.csv")
-        assert provider_from_spec("profile:day.csv", path.parent).current(MIDNIGHT).zone == "DEMO"
-        assert provider_from_spec(f"profile:{path}", Path("elsewhere")).current(MIDNIGHT).g_per_kwh == 100.0
-
-    def test_csv(self, write: Write) -> None:
-        path = write(observations(["300"]))
-        intensity = provider_from_spec(f"csv:{path.name}:DE:{COLUMN}:lifecycle", path.parent).current(MIDNIGHT)
-        assert (intensity.g_per_kwh, intensity.zone, intensity.scope) == (300.0, "DE", Scope.LIFECYCLE)
-
-    @pytest.mark.parametrize(
-        "spec",
-        [
-            "",
-            "constant",
-            "constant:DE",
-            "constant::420",
-            "constant:DE:1:direct:x",
-            "profile:",
-            "csv:a.csv:DE",
-            "api:DE",
-        ],
-    )
-    def test_unknown_form_lists_the_forms(self, spec: str) -> None:
-        with pytest.raises(ValueError, match="intensity provider must be constant:ZONE:G_PER_KWH"):
-            provider_from_spec(spec)
-
-    def test_fault_within_a_form_is_named(self) -> None:
-        with pytest.raises(ValueError, match="G_PER_KWH must be a finite number of at least 0, got 'much'"):
-            provider_from_spec("constant:DE:much")
-        with pytest.raises(ValueError, match="SCOPE must be direct or lifecycle, got 'marginal'"):
-            provider_from_spec("constant:DE:1:marginal")
-
-    def test_absent_file_is_an_error_at_the_start(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError):
-            provider_from_spec("csv:absent.csv:DE:g", tmp_path)
 
 
 class TestRealYear:

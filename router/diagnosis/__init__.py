@@ -1,0 +1,1 @@
+"""What directives would save on a recorded workload, said before anyone deploys."""
