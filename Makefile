@@ -27,8 +27,9 @@ lint: setup protos
 	@if command -v npx >/dev/null; then cd protos && npx --yes @bufbuild/buf@1.75.0 lint; \
 	else echo 'buf lint skipped: no npx on this machine'; fi
 
+# Two files at a time, each worker with one thread of torch: more would compete for the processors.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 demo: setup protos
 	$(BIN)/python -m deploy.demo
