@@ -15,7 +15,9 @@ PITHCTL = [sys.executable, "-m", "router.cli.main"]
 
 def environment(world: World | None) -> dict[str, str]:
     address = world.router.address if world else "127.0.0.1:1"
-    return {**clean_environment(), "PITHCTL_ROUTER": address, "PITHCTL_TOKEN": ADMIN}
+    # The shell is the one that is named, not the one that happens to run the tests: that may be none.
+    named = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    return {**clean_environment(), **named, "PITHCTL_ROUTER": address, "PITHCTL_TOKEN": ADMIN}
 
 
 def offered(shell: str, line: str, world: World | None) -> tuple[str, str]:
