@@ -270,8 +270,8 @@ def _print(result: DemoResult, console: Console) -> None:
         estimate = result.counterfactual
         console.print(
             f"Estimated from {estimate['held_back_requests']} requests held back at random, as in production: "
-            f"{estimate['saving']:.1%} ({estimate['lower']:.1%} to {estimate['upper']:.1%}); too large by what a fuller "
-            "batch would have spared them"
+            f"{estimate['saving']:.1%} ({estimate['lower']:.1%} to {estimate['upper']:.1%}); too large by what a "
+            "fuller batch would have spared them"
         )
     console.print(f"Numbers: {FOLDER / 'report.json'}   Picture: {FOLDER / 'report.png'}")
 

@@ -11,9 +11,10 @@ with f_i = operational grams per joule of request i as it was served: its own ho
 that energy does not depend on the hour, and that a request's chance to be held back was the same within a stratum and
 window; a change of a policy's holdback_share within the window weakens that.
 
-Assumed too is that what one request uses does not depend on how others are served. Requests that share decode steps break
-that: shorter answers empty the batch, so that those held back pay a larger share of each step than they would if all were
-at L0, and the saving comes out too large (in the demo 60 %, where two whole days differ by about half). The method says so.
+Assumed too is that what one request uses does not depend on how others are served. Requests that share decode steps
+break that: shorter answers empty the batch, so that those held back pay a larger share of each step than they would if
+all were at L0, and the saving comes out too large (in the demo 60 %, where two whole days differ by about half). The
+method says so.
 
 Once a policy's carbon budget is spent and it tightens, every request is steered and none held back. Those are priced by
 the same mean, which further assumes that they are like the ones that came before the budget was spent.
