@@ -1,27 +1,17 @@
-"""A client of JSON over HTTP that nothing the other side does can hurt: time, size and shape are bounded."""
+"""A grid's API, whose failures are those of a source."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import logging
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from types import MappingProxyType
-from typing import NoReturn
-
-import httpx2
 
 from common.carbon.source import SourceError
+from common.json_http import HttpFault, JsonHttp, JsonHttpError
 
 MAX_BODY_BYTES = 2 << 20
 """Two weeks of a region's half-hours with their generation mix are 0.5 MB."""
-MAX_RETRY_AFTER_SECONDS = 24 * 3600.0
 _NONE: Mapping[str, str] = MappingProxyType({})
-
-# It has a line for every request; an outage is worth one, and that is the poller's.
-logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
 class JsonApi:
@@ -33,11 +23,8 @@ class JsonApi:
     """
 
     def __init__(self, base_url: str, timeout_seconds: float, headers: Mapping[str, str] = _NONE) -> None:
-        self._base_url = base_url.rstrip("/")
         self._timeout_seconds = timeout_seconds
-        # What is compressed could be any size once it is not.
-        self._headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "pith", **headers}
-        self._client: httpx2.AsyncClient | None = None
+        self._http = JsonHttp(base_url, timeout_seconds, MAX_BODY_BYTES, {"user-agent": "pith", **headers})
 
     async def get(self, path: str, now: datetime, parameters: Mapping[str, str] = _NONE) -> object:
         """The answer's JSON. `now` is what a Retry-After with a date is held against.
@@ -45,69 +32,36 @@ class JsonApi:
         Raises SourceError.
         """
         try:
-            # httpx has time-outs for each read alone: an answer that drips could take for ever.
-            async with asyncio.timeout(self._timeout_seconds):
-                body = await self._body(path, now, parameters)
-        except (TimeoutError, httpx2.TimeoutException):
-            raise SourceError("timeout", f"no answer within {self._timeout_seconds:g} s") from None
-        except httpx2.HTTPError as error:
-            raise SourceError("failed", f"cannot be reached ({type(error).__name__})") from None
-        try:
-            # Off the loop: a body at the limit takes a while.
-            return await asyncio.to_thread(json.loads, body, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError):
-            raise SourceError("malformed", "the answer is not JSON") from None
+            return await self._http.get(path, now, parameters)
+        except JsonHttpError as error:
+            raise self._failure(error) from None
 
     async def close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
+        await self._http.close()
 
-    async def _body(self, path: str, now: datetime, parameters: Mapping[str, str]) -> bytes:
-        if self._client is None:
-            self._client = httpx2.AsyncClient(
-                headers=self._headers, timeout=self._timeout_seconds, follow_redirects=False
-            )
-        async with self._client.stream("GET", self._base_url + path, params=dict(parameters)) as response:
-            _check_status(response, now)
-            if response.headers.get("content-encoding", "identity") != "identity":
-                raise SourceError("malformed", "the answer is compressed, which was not asked for")
-            body = bytearray()
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise SourceError("malformed", f"the answer is larger than {MAX_BODY_BYTES} bytes")
-            return bytes(body)
+    def _failure(self, error: JsonHttpError) -> SourceError:
+        match error.fault:
+            case HttpFault.TIMEOUT:
+                return SourceError("timeout", f"no answer within {self._timeout_seconds:g} s")
+            case HttpFault.UNREACHABLE:
+                return SourceError("failed", f"cannot be reached ({error.cause})")
+            case HttpFault.STATUS:
+                return _of_status(error.status, error.retry_after_seconds or 0.0)
+            case HttpFault.COMPRESSED:
+                return SourceError("malformed", "the answer is compressed, which was not asked for")
+            case HttpFault.TOO_LARGE:
+                return SourceError("malformed", f"the answer is larger than {MAX_BODY_BYTES} bytes")
+            case HttpFault.NOT_JSON:
+                return SourceError("malformed", "the answer is not JSON")
 
 
-def _check_status(response: httpx2.Response, now: datetime) -> None:
-    status = response.status_code
-    if status == 200:
-        return
-    wait = _retry_after_seconds(response.headers.get("retry-after", ""), now)
+def _of_status(status: int, wait_seconds: float) -> SourceError:
     if status == 429:
-        raise SourceError("limited", "HTTP 429: too many requests", wait)
+        return SourceError("limited", "HTTP 429: too many requests", wait_seconds)
     if status >= 500:
-        raise SourceError("failed", f"HTTP {status}", wait)
+        return SourceError("failed", f"HTTP {status}", wait_seconds)
     if status in (401, 403):
-        raise SourceError("refused", f"HTTP {status}: the token is not accepted for this", wait)
+        return SourceError("refused", f"HTTP {status}: the token is not accepted for this", wait_seconds)
     if status == 404:
-        raise SourceError("refused", "HTTP 404: no such zone, or not the API's address", wait)
-    raise SourceError("refused", f"HTTP {status}", wait)
-
-
-def _retry_after_seconds(value: str, now: datetime) -> float:
-    """RFC 9110, 10.2.3: seconds, or a date. 0 where it is neither."""
-    if value.isascii() and value.isdigit():
-        seconds = float(value[:9])
-    else:
-        try:
-            until = parsedate_to_datetime(value)
-        except (ValueError, OverflowError):
-            return 0.0
-        seconds = ((until if until.tzinfo else until.replace(tzinfo=UTC)) - now).total_seconds()
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
-
-
-def _refuse_constant(_name: str) -> NoReturn:
-    raise ValueError("NaN and Infinity are no JSON")
+        return SourceError("refused", "HTTP 404: no such zone, or not the API's address", wait_seconds)
+    return SourceError("refused", f"HTTP {status}", wait_seconds)

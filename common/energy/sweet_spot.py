@@ -6,9 +6,9 @@ of input and output tokens, n and m; times m that is the complete quadratic
     E(n, m) = t5 + t3 n + t1 n^2 + t0 m + t2 n m + t4 m^2        (t0 ... t5 are the paper's theta)
 
 The paper measures at one load. Reading the weights is shared by the B sequences of a batch and attention is not, so
-here t0 and t5 have parts that fall with B. One that falls with B alone leaves 4 to 13 % (median over the ML.ENERGY
-leaderboard's models and GPUs, by task); one that falls with its root beside it halves that: a batch also fills the
-device better.
+here t0 and t5 have parts that fall with B. One that falls with B alone leaves a median error of 6.5 % over the models,
+GPUs and tasks of the ML.ENERGY leaderboard; one that falls with its root beside it, 3.0 % (tests/bench/energy_fit.py):
+a batch also fills the device better.
 """
 
 from __future__ import annotations

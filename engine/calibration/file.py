@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from common.energy.calibration import Calibration
-from engine.backends.cuda.cache_file import write_whole
+from engine.cache_file import write_whole
 
 
 class CalibrationFileError(Exception):

@@ -11,7 +11,7 @@ from pathlib import Path
 from common.clock import Clock
 from common.energy.grid import Measurement
 from common.energy.reading import EnergySource
-from engine.backends.cuda.cache_file import write_whole
+from engine.cache_file import write_whole
 from engine.calibration.grid import Cell
 
 

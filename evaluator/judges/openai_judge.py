@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import logging
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import NoReturn
 
-import httpx2
 from pydantic import SecretStr
 
+from common.json_http import HttpFault, JsonHttp, JsonHttpError
 from evaluator.judges.budget import JudgeBudget
 from evaluator.judges.judge_model import Failure, JudgeError, Verdict
 from evaluator.judges.judge_prompt import FIRST, SECOND, JudgePrompt
@@ -21,13 +16,9 @@ from evaluator.judges.judge_prompt import FIRST, SECOND, JudgePrompt
 MAX_BODY_BYTES = 1 << 20
 """A reply is one letter; what describes it is a few kB."""
 _MAX_OUTPUT_TOKENS = 16
-_MAX_RETRY_AFTER_SECONDS = 24 * 3600.0
 # The letter alone, but for what a model may put around a word.
 _CHOICE = re.compile(r"[\s\"'`*(\[]*([ABC])[\s\"'`*)\].]*")
 _FAILURES = {401: Failure.REFUSED, 403: Failure.REFUSED, 404: Failure.REFUSED, 429: Failure.LIMITED}
-
-# It has a line for every request, with the URL.
-logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
 class OpenAiJudge:
@@ -48,13 +39,12 @@ class OpenAiJudge:
         budget: JudgeBudget,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._url = base_url.rstrip("/") + "/chat/completions"
+        headers = {} if api_key is None else {"authorization": f"Bearer {api_key.get_secret_value()}"}
+        self._http = JsonHttp(base_url, timeout_seconds, MAX_BODY_BYTES, headers)
         self._model = model
-        self._api_key = api_key
         self._timeout_seconds = timeout_seconds
         self._budget = budget
         self._now = now
-        self._client: httpx2.AsyncClient | None = None
 
     async def identify(self) -> str:
         return f"openai:{self._model}"
@@ -67,13 +57,12 @@ class OpenAiJudge:
             "max_tokens": _MAX_OUTPUT_TOKENS,
         }
         self._budget.take()
-        body = await self._posted(json.dumps(question).encode())
         try:
-            # Off the loop: a body at the limit takes a while.
-            reply = await asyncio.to_thread(json.loads, body, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError):
-            self._budget.spent(None, None)
-            raise JudgeError(Failure.MALFORMED, "its reply is not JSON") from None
+            reply = await self._http.post("/chat/completions", self._now(), question)
+        except JsonHttpError as error:
+            if error.fault is HttpFault.NOT_JSON:  # it has said something, and that was paid for
+                self._budget.spent(None, None)
+            raise self._failure(error) from None
         self._budget.spent(None, _total_tokens(reply))
         match = _CHOICE.fullmatch(_content(reply))
         if match is None:
@@ -81,45 +70,24 @@ class OpenAiJudge:
         return Verdict({FIRST: 1.0, SECOND: 0.0}.get(match[1], 0.5), await self.identify())
 
     async def close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
+        await self._http.close()
 
-    async def _posted(self, question: bytes) -> bytes:
-        try:
-            # httpx has time-outs for each read alone: a reply that drips could take for ever.
-            async with asyncio.timeout(self._timeout_seconds):
-                return await self._body(question)
-        except (TimeoutError, httpx2.TimeoutException):
-            raise JudgeError(Failure.TIMEOUT, f"no reply within {self._timeout_seconds:g} s") from None
-        except httpx2.HTTPError as error:
-            raise JudgeError(Failure.UNREACHABLE, f"cannot be reached ({type(error).__name__})") from None
-
-    async def _body(self, question: bytes) -> bytes:
-        if self._client is None:
-            self._client = httpx2.AsyncClient(timeout=self._timeout_seconds, follow_redirects=False)
-        # What is compressed could be any size once it is not.
-        headers = {"accept": "application/json", "accept-encoding": "identity", "content-type": "application/json"}
-        if self._api_key is not None:
-            headers["authorization"] = f"Bearer {self._api_key.get_secret_value()}"
-        async with self._client.stream("POST", self._url, content=question, headers=headers) as response:
-            self._check_status(response)
-            if response.headers.get("content-encoding", "identity") != "identity":
-                raise JudgeError(Failure.MALFORMED, "its reply is compressed, which was not asked for")
-            body = bytearray()
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise JudgeError(Failure.MALFORMED, f"its reply is larger than {MAX_BODY_BYTES:,} bytes")
-            return bytes(body)
-
-    def _check_status(self, response: httpx2.Response) -> None:
-        status = response.status_code
-        if status == 200:
-            return
-        failure = _FAILURES.get(status, Failure.UNREACHABLE if status >= 500 else Failure.REJECTED)
-        wait = _retry_after_seconds(response.headers.get("retry-after", ""), self._now())
-        raise JudgeError(failure, f"it answers HTTP {status}", wait)
+    def _failure(self, error: JsonHttpError) -> JudgeError:
+        match error.fault:
+            case HttpFault.TIMEOUT:
+                return JudgeError(Failure.TIMEOUT, f"no reply within {self._timeout_seconds:g} s")
+            case HttpFault.UNREACHABLE:
+                return JudgeError(Failure.UNREACHABLE, f"cannot be reached ({error.cause})")
+            case HttpFault.STATUS:
+                status = error.status
+                failure = _FAILURES.get(status, Failure.UNREACHABLE if status >= 500 else Failure.REJECTED)
+                return JudgeError(failure, f"it answers HTTP {status}", error.retry_after_seconds)
+            case HttpFault.COMPRESSED:
+                return JudgeError(Failure.MALFORMED, "its reply is compressed, which was not asked for")
+            case HttpFault.TOO_LARGE:
+                return JudgeError(Failure.MALFORMED, f"its reply is larger than {MAX_BODY_BYTES:,} bytes")
+            case HttpFault.NOT_JSON:
+                return JudgeError(Failure.MALFORMED, "its reply is not JSON")
 
 
 def _content(reply: object) -> str:
@@ -142,19 +110,3 @@ def _total_tokens(reply: object) -> int | None:
     usage = reply.get("usage") if isinstance(reply, dict) else None
     tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
     return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens < 2**31 else None
-
-
-def _retry_after_seconds(value: str, now: datetime) -> float | None:
-    """RFC 9110, 10.2.3: seconds, or a date; None where it is neither."""
-    if value.isascii() and value.isdigit():
-        return min(float(value[:9]), _MAX_RETRY_AFTER_SECONDS)
-    try:
-        until = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    seconds = ((until if until.tzinfo else until.replace(tzinfo=UTC)) - now).total_seconds()
-    return min(max(seconds, 0.0), _MAX_RETRY_AFTER_SECONDS)
-
-
-def _refuse_constant(_name: str) -> NoReturn:
-    raise ValueError("NaN and Infinity are no JSON")

@@ -18,9 +18,9 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from engine.backends.cuda.cache_file import write_whole
 from engine.backends.cuda.cupy_device import CupyDevice
 from engine.backends.cuda.kernels import SOURCES, Array, Device
+from engine.cache_file import write_whole
 
 Implementation = Literal["gemv", "flat", "cublas"]
 Source = Literal["measured", "default"]

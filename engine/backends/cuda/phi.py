@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.backends.cuda.cache_file import write_whole
 from engine.backends.cuda.kernels import FloatType
+from engine.cache_file import write_whole
 
 _FORMAT = 1
 # The paper's interval for choosing phi holds more than 99.99 % of the logits.

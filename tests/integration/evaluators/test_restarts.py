@@ -22,7 +22,7 @@ from pith.router.v1 import reports_pb2, reports_pb2_grpc
 
 from common.clock import ManualClock
 from common.errors import PithError
-from tests.integration.evaluating import (
+from tests.integration.evaluators.evaluating import (
     BATCH,
     LEASE_SECONDS,
     Arithmetic,
@@ -43,27 +43,6 @@ COUNT = 40
 DEADLINE_SECONDS = 60.0
 FOREVER = 100
 """Tries, where what is away comes back."""
-
-
-@pytest.fixture
-async def stack() -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-async def arithmetic() -> Arithmetic:
-    return Arithmetic()
-
-
-@pytest.fixture
-async def engine(arithmetic: Arithmetic) -> AsyncIterator[FakeEngine]:
-    engine = FakeEngine(arithmetic.__call__)
-    engine.load.max_running = 64
-    await engine.start()
-    yield engine
-    arithmetic.go.set()
-    await engine.stop()
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:

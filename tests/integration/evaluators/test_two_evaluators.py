@@ -6,7 +6,6 @@ Each evaluator has a connection, a memory and a judge of its own, which tells wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 
 from common.clock import ManualClock
 from common.errors import PithError
-from tests.integration.evaluating import (
+from tests.integration.evaluators.evaluating import (
     BATCH,
     LEASE_SECONDS,
     Arithmetic,
@@ -39,27 +38,6 @@ TOPOLOGIES = pytest.mark.parametrize(
     ids=["sqlite", "postgresql", "postgresql, two routers"],
     indirect=["database_url"],
 )
-
-
-@pytest.fixture
-async def stack() -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-async def arithmetic() -> Arithmetic:
-    return Arithmetic()
-
-
-@pytest.fixture
-async def engine(arithmetic: Arithmetic) -> AsyncIterator[FakeEngine]:
-    engine = FakeEngine(arithmetic.__call__)
-    engine.load.max_running = 64
-    await engine.start()
-    yield engine
-    arithmetic.go.set()
-    await engine.stop()
 
 
 class Pair:
