@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from tests import faulty_http
+from tests.faulty_http import Answer, FaultyHttp
 
 API_KEY = "s3cret-key-of-the-judge"
 
@@ -32,16 +34,7 @@ class Asked:
         return rest.partition(f"\nEND {name} {mark}")[0]
 
 
-@dataclass(frozen=True)
-class Reply:
-    """hang: never comes. endless: goes on until the other side has had enough. cut: the line drops after the head."""
-
-    status: int = 200
-    body: bytes = b"{}"
-    headers: Mapping[str, str] = field(default_factory=dict)
-    hang: bool = False
-    endless: bool = False
-    cut: bool = False
+Reply = Answer
 
 
 def says(content: object, total_tokens: object = 1_000) -> Reply:
@@ -56,46 +49,24 @@ class OpenAiServer:
     def __init__(self, reply: Callable[[Asked], Reply]) -> None:
         self.reply = reply
         self.asked: list[Asked] = []
-        self.came = asyncio.Event()
-        self.url = ""
-        self._server: asyncio.Server | None = None
-        self._stopping = asyncio.Event()
+        self._http = FaultyHttp(self._answer)
+        self.came = self._http.came
+
+    @property
+    def url(self) -> str:
+        return f"{self._http.url}/v1"
 
     async def __aenter__(self) -> OpenAiServer:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
+        await self._http.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._stopping.set()
-        assert self._server is not None
-        self._server.close()
-        await self._server.wait_closed()
+        await self._http.__aexit__()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
-            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-            question = json.loads(await reader.readexactly(int(headers["content-length"])))
-            asked = Asked(first.split(" ")[1], headers, question)
-            self.asked.append(asked)
-            self.came.set()
-            reply = self.reply(asked)
-            if reply.hang:
-                await self._stopping.wait()
-            head = [f"HTTP/1.1 {reply.status} X", "connection: close", "content-type: application/json"]
-            if not reply.endless:
-                head.append(f"content-length: {len(reply.body) + reply.cut}")
-            head += [f"{name}: {value}" for name, value in reply.headers.items()]
-            writer.write("\r\n".join(head).encode() + b"\r\n\r\n" + reply.body)
-            await writer.drain()
-            while reply.endless:
-                writer.write(b" " * 65536)
-                await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the other side has gone
-        finally:
-            writer.close()
+    def _answer(self, raw: faulty_http.Asked) -> Reply:
+        asked = Asked(raw.path, raw.headers, json.loads(raw.body))
+        self.asked.append(asked)
+        return self.reply(asked)
 
 
 def in_turn(replies: Iterable[Reply]) -> Callable[[Asked], Reply]:

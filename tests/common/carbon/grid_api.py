@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from urllib.parse import parse_qsl, urlsplit
+
+from tests.faulty_http import Answer, Asked, FaultyHttp
 
 HALF_HOUR = timedelta(minutes=30)
 HOUR = timedelta(hours=1)
@@ -16,75 +15,11 @@ TOKEN = "s3cret-token-of-the-grid"
 Values = Callable[[datetime], float | None]
 
 
-@dataclass(frozen=True)
-class Asked:
-    path: str
-    query: Mapping[str, str]
-    headers: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """hang: never comes to an end. drips: a byte now and then, for ever. endless: goes on until the other side has had
-    enough."""
-
-    status: int = 200
-    body: bytes = b"{}"
-    headers: Mapping[str, str] = field(default_factory=dict)
-    hang: bool = False
-    drips: bool = False
-    endless: bool = False
-
-
 def said(value: object, status: int = 200, **headers: str) -> Answer:
     return Answer(status, json.dumps(value).encode(), {name.replace("_", "-"): text for name, text in headers.items()})
 
 
-class GridApi:
-    """Answers as `answer` says, and remembers what it was asked."""
-
-    def __init__(self, answer: Callable[[Asked], Answer]) -> None:
-        self.answer = answer
-        self.asked: list[Asked] = []
-        self.url = ""
-        self._server: asyncio.Server | None = None
-        self._stopping = asyncio.Event()
-
-    async def __aenter__(self) -> GridApi:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._stopping.set()
-        assert self._server is not None
-        self._server.close()
-        await self._server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().strip().split("\r\n")
-            target = urlsplit(first.split(" ")[1])
-            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-            asked = Asked(target.path, dict(parse_qsl(target.query)), headers)
-            self.asked.append(asked)
-            answer = self.answer(asked)
-            head = [f"HTTP/1.1 {answer.status} X", "connection: close", "content-type: application/json"]
-            if not (answer.hang or answer.drips or answer.endless):
-                head.append(f"content-length: {len(answer.body)}")
-            head += [f"{name}: {value}" for name, value in answer.headers.items()]
-            writer.write("\r\n".join(head).encode() + b"\r\n\r\n" + answer.body)
-            await writer.drain()
-            while answer.endless or answer.drips:
-                writer.write(b" " if answer.drips else b" " * 65536)
-                await writer.drain()
-                await asyncio.sleep(0.01 if answer.drips else 0)
-            if answer.hang:
-                await self._stopping.wait()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the other side has gone
-        finally:
-            writer.close()
+GridApi = FaultyHttp
 
 
 def electricity_maps(
