@@ -122,7 +122,7 @@ class TestCsvIntensity:
         with pytest.raises(ValueError, match=message):
             CsvIntensity(write(text), "DE", "g")
 
-    @pytest.mark.parametrize("content", [b"\xff\xfe\x00", gzip.compress(b"datetime,g\n" * 99)[:-20], b"plain"])
+    @pytest.mark.parametrize("content", [b"\xff\xfe\x00", gzip.compress(b"datetime,g\n" * 99, mtime=0)[:-20], b"plain"])
     def test_file_that_is_no_text_is_refused(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / ("grid.csv" if content.startswith(b"\xff") else "grid.csv.gz")
         path.write_bytes(content)
