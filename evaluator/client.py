@@ -16,13 +16,13 @@ from pith.router.v1 import feedback_pb2, feedback_pb2_grpc, generation_pb2, gene
 
 from common.clock import Clock
 from common.errors import PithError, failed_precondition, from_rpc_error, unavailable
-from common.quality.estimates import Cell, PairedScore, QualityBound
+from common.quality.bound import Cell, EpochStart, PairedScore, QualityBound
 from evaluator.convert import (
     from_answer,
     from_bound,
-    from_cell,
     from_score,
     from_time,
+    from_withdrawal,
     to_plan,
     to_sample,
     to_score,
@@ -156,7 +156,7 @@ class RouterClient:
         )
 
     async def report(
-        self, outcomes: Iterable[Outcome], bounds: Iterable[QualityBound], withdrawn: Iterable[Cell]
+        self, outcomes: Iterable[Outcome], bounds: Iterable[QualityBound], withdrawals: Iterable[EpochStart]
     ) -> None:
         """Records what came of samples, in one transaction; tries again after transient errors."""
         request = feedback_pb2.ReportQualityRequest(
@@ -170,7 +170,7 @@ class RouterClient:
                 for outcome in outcomes
             ],
             bounds=[from_bound(bound) for bound in bounds],
-            withdrawn=[from_cell(cell) for cell in withdrawn],
+            withdrawals=[from_withdrawal(start) for start in withdrawals],
         )
         await self._persistently(self._feedback.ReportQuality, request, self._deadline_seconds)
 

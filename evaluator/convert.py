@@ -10,7 +10,7 @@ from pith.common.v1 import energy_pb2, text_pb2
 from pith.router.v1 import feedback_pb2, generation_pb2, policies_pb2
 
 from common.carbon.intensity import Scope, Signal, SignalKind
-from common.quality.estimates import Cell, Floor, FloorKind, PairedScore, QualityBound
+from common.quality.bound import Cell, EpochReason, EpochStart, Floor, FloorKind, PairedScore, QualityBound
 from common.quality.pairwise import Comparison
 from evaluator.samples import Answer, EvaluationPlan, Sample, Target, Turn
 
@@ -41,11 +41,11 @@ def from_time(moment: datetime) -> Timestamp:
 
 
 def to_cell(message: feedback_pb2.Cell) -> Cell:
-    return Cell(message.model, message.task, message.directive)
+    return Cell(message.model, message.task, message.directive, message.tenant)
 
 
 def from_cell(cell: Cell) -> feedback_pb2.Cell:
-    return feedback_pb2.Cell(model=cell.model, task=cell.task, directive=cell.directive)
+    return feedback_pb2.Cell(model=cell.model, task=cell.task, directive=cell.directive, tenant=cell.tenant)
 
 
 def to_plan(message: feedback_pb2.EvaluationPlan) -> EvaluationPlan:
@@ -99,6 +99,7 @@ def to_sample(message: feedback_pb2.Sample) -> Sample:
         ),
         request=request.SerializeToString(),
         turns=tuple(Turn(_ROLES.get(turn.role, "user"), turn.content) for turn in message.messages),
+        tenant=message.tenant,
     )
 
 
@@ -122,6 +123,7 @@ def to_score(message: feedback_pb2.ListScoresResponse.ScoredSample) -> PairedSco
         revision=str(message.score.directive_revision),
         scored_at=to_time(message.scored_at),
         comparison=_to_comparison(message.score.comparison) if message.score.HasField("comparison") else None,
+        tenant=message.tenant,
     )
 
 
@@ -151,4 +153,33 @@ def from_bound(bound: QualityBound) -> feedback_pb2.QualityBound:
         judge=bound.judge,
         directive_revision=int(bound.revision),
         updated_at=from_time(bound.updated_at),
+        method=feedback_pb2.BoundMethod.Value(f"BOUND_METHOD_{bound.method}"),
+        raw=None if bound.raw is None else feedback_pb2.QualityBound.RawShare(**asdict(bound.raw)),
+        since=None if bound.since is None else from_time(bound.since),
+    )
+
+
+def to_withdrawal(message: feedback_pb2.Withdrawal) -> EpochStart:
+    """Raises ValueError where the reason is not known."""
+    floor = message.floor if message.HasField("floor") and message.floor.kind in _FLOOR_KINDS else None
+    return EpochStart(
+        to_cell(message.cell),
+        message.judge,
+        EpochReason(feedback_pb2.WithdrawalReason.Name(message.reason).removeprefix("WITHDRAWAL_REASON_")),
+        to_time(message.withdrawn_at),
+        None if floor is None else Floor(floor.quality, _FLOOR_KINDS[floor.kind]),
+    )
+
+
+def from_withdrawal(start: EpochStart) -> feedback_pb2.Withdrawal:
+    kinds = {kind: value for value, kind in _FLOOR_KINDS.items()}
+    floor = start.floor
+    return feedback_pb2.Withdrawal(
+        cell=from_cell(start.cell),
+        judge=start.judge,
+        reason=feedback_pb2.WithdrawalReason.Value(f"WITHDRAWAL_REASON_{start.reason}"),
+        floor=None
+        if floor is None
+        else feedback_pb2.EvaluationPlan.Floor(quality=floor.quality, kind=kinds[floor.kind]),
+        withdrawn_at=from_time(start.at),
     )

@@ -9,7 +9,7 @@ from datetime import datetime
 
 import structlog
 
-from common.quality.estimates import PairedScore
+from common.quality.bound import PairedScore
 from evaluator.client import Outcome, RouterClient
 from evaluator.examination import Examined, Examiner
 from evaluator.judges.base import Judge, Judgement, Unscored
@@ -136,7 +136,7 @@ class Evaluation:
                 outcomes,
                 # A bound of the few scores since a drop would only blur the withdrawal.
                 [bound] if bound is not None and not starts else [],
-                [target.cell] if starts else [],
+                starts,
             )
         await self._knowledge.refresh()
         for score in scores:
@@ -197,4 +197,5 @@ def _score(target: Target, examined: Examined, judgement: Judgement, scored_at: 
         revision=str(target.revision),
         scored_at=scored_at,
         comparison=judgement.comparison,
+        tenant=examined.sample.tenant,
     )

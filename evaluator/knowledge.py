@@ -8,7 +8,8 @@ from datetime import datetime
 
 import structlog
 
-from common.quality.estimates import Cell, EpochReason, EpochStart, Estimates, Floor, PairedScore
+from common.quality.bound import Cell, EpochReason, EpochStart, Floor, PairedScore
+from common.quality.estimates import Estimates
 from evaluator.client import RouterClient
 from evaluator.judges.base import Judge
 from evaluator.samples import EvaluationPlan

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from common.errors import PithError
-from common.quality.estimates import EpochReason, EpochStart, Floor, FloorKind, QualityBound, Verdict
+from common.quality.bound import EpochReason, EpochStart, Floor, FloorKind, QualityBound
+from common.quality.estimates import Verdict
 from evaluator.samples import Target
 
 

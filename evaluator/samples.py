@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from common.carbon.intensity import Signal
-from common.quality.estimates import Cell, Estimates, Floor, Verdict
+from common.quality.bound import Cell, Floor
+from common.quality.estimates import Estimates, Verdict
 
 L0 = "L0"
 """The baseline: no directive."""
@@ -104,6 +105,7 @@ class Sample:
     """pith.router.v1.GenerateRequest with messages, sampling and limits as they were served."""
     turns: tuple[Turn, ...] = ()
     """Its messages."""
+    tenant: str = ""
 
     def answer(self, directive: str, revision: int) -> Answer | None:
         """The answer at hand of a directive's revision; of L0 any."""

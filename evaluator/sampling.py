@@ -24,7 +24,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from common.quality.estimates import Cell, Estimates, Floor, FloorKind, PairedScore
+from common.quality.bound import Cell, Floor, FloorKind, PairedScore
+from common.quality.estimates import Estimates
 from evaluator.samples import Target
 
 FUTILE_CHANCE = 0.05

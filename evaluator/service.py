@@ -14,7 +14,8 @@ from common.auth import Role
 from common.errors import FieldViolation, Violations, invalid_argument
 from common.grpc_server import Context
 from common.limits import MAX_ID_CHARACTERS
-from common.quality.estimates import Cell, Verdict
+from common.quality.bound import Cell
+from common.quality.estimates import Verdict
 from common.quality.graders import GRADERS, grade
 from common.quality.interval import Interval
 from common.quality.trial import DEFAULT_TRIAL_FLOOR, DEFAULT_TRIAL_SAMPLES, MAX_TRIAL_SAMPLES

@@ -17,7 +17,7 @@ from common.carbon.intensity import IntensityProvider
 from common.clock import Clock
 from common.energy.reading import Energy
 from common.metrics import Metrics
-from common.quality.estimates import Cell
+from common.quality.bound import Cell
 from router.convert import from_energy, from_footprint, to_energy, to_json
 from router.directives.assign import uniform
 from router.directives.compile import Turn

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 
-from common.quality.estimates import Cell, FloorKind
+from common.quality.bound import Cell, FloorKind
 from router.directives.decide import Snapshot, bound_value, open_bound
 from router.directives.levels import L0, Directive, Placement
 from router.directives.policy import Mode, Policy, WhenSpent

@@ -15,7 +15,7 @@ from common.carbon.accounting import Footprint
 from common.carbon.intensity import Intensity, Scope, Signal, SignalKind
 from common.energy.reading import Energy, EnergySource
 from common.energy.sweet_spot import SweetSpot
-from common.quality.estimates import Cell, QualityBound
+from common.quality.bound import BoundMethod, Cell, QualityBound, RawShare
 from common.quality.interval import Interval
 from common.quality.pairwise import Comparison
 from router.counterfactual import Counterfactual
@@ -55,15 +55,16 @@ def from_reason(reason: Reason) -> generation_pb2.DecisionReason.ValueType:
 
 
 def to_cell(message: feedback_pb2.Cell) -> Cell:
-    return Cell(message.model, message.task, message.directive)
+    return Cell(message.model, message.task, message.directive, message.tenant)
 
 
 def from_cell(cell: Cell) -> feedback_pb2.Cell:
-    return feedback_pb2.Cell(model=cell.model, task=cell.task, directive=cell.directive)
+    return feedback_pb2.Cell(model=cell.model, task=cell.task, directive=cell.directive, tenant=cell.tenant)
 
 
 def to_bound(message: feedback_pb2.QualityBound) -> QualityBound:
-    """Raises ValueError where updated_at is out of range."""
+    """Raises ValueError where a time is out of range, or the method is not known."""
+    raw = message.raw
     return QualityBound(
         cell=to_cell(message.cell),
         lower=message.lower,
@@ -74,6 +75,11 @@ def to_bound(message: feedback_pb2.QualityBound) -> QualityBound:
         judge=message.judge,
         revision=str(message.directive_revision),
         updated_at=moment(message.updated_at),
+        method=_to_method(message.method),
+        raw=RawShare(raw.lower, raw.upper, raw.share if raw.HasField("share") else None)
+        if message.HasField("raw")
+        else None,
+        since=moment(message.since) if message.HasField("since") else None,
     )
 
 
@@ -88,7 +94,16 @@ def from_bound(bound: QualityBound) -> feedback_pb2.QualityBound:
         judge=bound.judge,
         directive_revision=int(bound.revision),
         updated_at=timestamp(bound.updated_at),
+        method=feedback_pb2.BoundMethod.Value(f"BOUND_METHOD_{bound.method}"),
+        raw=None if bound.raw is None else feedback_pb2.QualityBound.RawShare(**asdict(bound.raw)),
+        since=None if bound.since is None else timestamp(bound.since),
     )
+
+
+def _to_method(method: feedback_pb2.BoundMethod.ValueType) -> BoundMethod:
+    if method == feedback_pb2.BOUND_METHOD_UNSPECIFIED:
+        return BoundMethod.BETTING
+    return BoundMethod(feedback_pb2.BoundMethod.Name(method).removeprefix("BOUND_METHOD_"))
 
 
 def to_turns(messages: Iterable[text_pb2.Message]) -> tuple[Turn, ...]:
@@ -127,6 +142,7 @@ def from_sample(sample: Sample) -> feedback_pb2.Sample:
             for answer in sample.answers
         ],
         served_at=timestamp(sample.served_at),
+        tenant=sample.tenant,
     )
 
 
@@ -152,6 +168,7 @@ def from_score(score: Score) -> feedback_pb2.ListScoresResponse.ScoredSample:
             comparison=None if score.comparison is None else feedback_pb2.Comparison(**asdict(score.comparison)),
         ),
         scored_at=timestamp(score.scored_at),
+        tenant=score.tenant,
     )
 
 

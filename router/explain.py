@@ -8,7 +8,7 @@ from datetime import datetime
 from pith.router.v1 import generation_pb2, policies_pb2
 
 from common.energy.reading import Energy, EnergySource
-from common.quality.estimates import Cell
+from common.quality.bound import Cell
 from router import convert, policy_messages
 from router.directives.decide import Facts, Snapshot, Spent, bound_value, decide, nothing_spent, open_bound
 from router.directives.levels import L0

@@ -54,7 +54,7 @@ def check_report(request: feedback_pb2.ReportQualityRequest, now: datetime) -> N
     """Raises PithError INVALID_ARGUMENT that names every field at fault."""
     faults = Violations()
     _check_id(faults, "evaluator", request.evaluator)
-    for field, most in (("scores", MAX_SCORED_SAMPLES), ("bounds", MAX_BOUNDS), ("withdrawn", MAX_BOUNDS)):
+    for field, most in (("scores", MAX_SCORED_SAMPLES), ("bounds", MAX_BOUNDS), ("withdrawals", MAX_BOUNDS)):
         size = len(getattr(request, field))
         faults.require(size <= most, field, f"has {size:,} entries; at most {most:,}")
     faults.raise_if_any()
@@ -62,13 +62,14 @@ def check_report(request: feedback_pb2.ReportQualityRequest, now: datetime) -> N
         _check_scores(faults, f"scores[{index}]", entry)
     for index, bound in enumerate(request.bounds):
         _check_bound(faults, f"bounds[{index}]", bound, now)
-    for index, cell in enumerate(request.withdrawn):
-        _check_cell(faults, f"withdrawn[{index}]", cell)
+    for index, withdrawal in enumerate(request.withdrawals):
+        _check_withdrawal(faults, f"withdrawals[{index}]", withdrawal)
+    check_text(faults, "code_revision", request.code_revision, MAX_ID_CHARACTERS)
     for sample_id in _repeated(entry.sample_id for entry in request.scores):
         faults.add("scores", f"holds sample {sample_id!r} more than once")
     reported = [bound.cell for bound in request.bounds]
-    for model, task, directive in _repeated((cell.model, cell.task, cell.directive) for cell in reported):
-        faults.add("bounds", f"holds more than one of cell ({model}, {task}, {directive})")
+    for cell in _repeated((cell.model, cell.task, cell.directive, cell.tenant) for cell in reported):
+        faults.add("bounds", f"holds more than one of cell ({', '.join(filter(None, cell))})")
     faults.raise_if_any()
 
 
@@ -127,12 +128,30 @@ def _check_bound(faults: Violations, at: str, bound: feedback_pb2.QualityBound, 
             f"{at}.updated_at",
             f"is {updated_at.isoformat()}, in the future; the router's time is {now.isoformat()}",
         )
+    try:
+        convert.to_bound(bound)
+    except ValueError as error:
+        faults.add(
+            f"{at}.method" if "BoundMethod" in str(error) else f"{at}.since", f"is not known or out of range: {error}"
+        )
+
+
+def _check_withdrawal(faults: Violations, at: str, withdrawal: feedback_pb2.Withdrawal) -> None:
+    _check_cell(faults, f"{at}.cell", withdrawal.cell)
+    check_text(faults, f"{at}.judge", withdrawal.judge, MAX_ID_CHARACTERS)
+    known = withdrawal.reason in feedback_pb2.WithdrawalReason.values()
+    faults.require(known and withdrawal.reason != 0, f"{at}.reason", "is missing or not known")
+    if withdrawal.HasField("floor"):
+        quality, kind = withdrawal.floor.quality, withdrawal.floor.kind
+        faults.require(0 < quality <= 1, f"{at}.floor.quality", f"is {quality:g}; must be above 0 and at most 1")
+        faults.require(kind in (1, 2), f"{at}.floor.kind", "is missing or not known")
 
 
 def _check_cell(faults: Violations, at: str, cell: feedback_pb2.Cell) -> None:
     _check_id(faults, f"{at}.model", cell.model)
     check_text(faults, f"{at}.task", cell.task, MAX_ID_CHARACTERS)
     check_name(faults, f"{at}.directive", cell.directive)
+    check_text(faults, f"{at}.tenant", cell.tenant, MAX_ID_CHARACTERS)
 
 
 def _check_judged(faults: Violations, at: str, directive: str, revision: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from common.quality.estimates import Cell
+from common.quality.bound import Cell
 from router.directives.decide import Snapshot, open_bound
 from router.directives.policy import Mode, Policy, match
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from google.protobuf.struct_pb2 import Struct
 from pith.router.v1 import directives_pb2, generation_pb2, policies_pb2
 
-from common.quality.estimates import FloorKind
+from common.quality.bound import FloorKind
 from router.convert import timestamp
 from router.directives.levels import Directive, Placement, TemplateValue
 from router.directives.policy import CarbonBudget, LatencyObjective, Mode, Policy, Trait, WhenSpent

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from common.quality.estimates import Cell
+from common.quality.bound import Cell
 from common.quality.pairwise import Comparison
 from router.directives.compile import Turn
 
@@ -53,3 +53,5 @@ class Score:
     scored_at: datetime
     comparison: Comparison | None = None
     """Where the answers were compared with one another."""
+    tenant: str = ""
+    """Whose request it was."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
-from common.quality.estimates import MAX_CLOCK_SKEW_SECONDS, Cell, QualityBound
+from common.quality.bound import MAX_CLOCK_SKEW_SECONDS, Cell, QualityBound
 from router.directives.assign import pick, uniform
 from router.directives.levels import L0, Directive
 from router.directives.policy import LatencyObjective, Mode, Policy, Trait, WhenSpent, match

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
-from common.quality.estimates import FloorKind
+from common.quality.bound import FloorKind
 from router.directives.levels import EPOCH, etag
 
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from common.quality.estimates import Cell
+from common.quality.bound import Cell
 from router.directives.levels import L0, PRIOR_RELATIVE_CARBON
 from router.optimizer.pricing import Lengths, Price
 

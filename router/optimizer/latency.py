@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from common.quality.estimates import Cell
+from common.quality.bound import Cell
 from router.directives.levels import L0
 from router.optimizer.costs import MAX_CELLS, MEMORY_REQUESTS, PRIOR_REQUESTS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
-from common.quality.estimates import Cell, QualityBound
+from common.quality.bound import Cell, QualityBound
 from router.directives.decide import Snapshot, bound_value, open_bound
 from router.directives.levels import L0, PRIOR_RELATIVE_CARBON
 from router.directives.policy import Mode, Policy

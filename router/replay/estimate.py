@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from scipy.special import stdtrit
 
-from common.quality.estimates import Cell
+from common.quality.bound import Cell
 from common.quality.interval import Interval
 from router.replay.recorded import CellCost
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 
-from common.quality.estimates import Cell
+from common.quality.bound import Cell
 from common.quality.interval import Interval
 from router.directives.decide import Decision, Facts, Reason, Snapshot, decide
 from router.directives.policy import Mode, Policy, Trait, WhenSpent, match

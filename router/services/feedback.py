@@ -14,8 +14,8 @@ from common.carbon.intensity import IntensityProvider
 from common.clock import Clock
 from common.errors import failed_precondition, not_found
 from common.grpc_server import Context
-from common.quality.estimates import Cell
-from router import convert, pagination, policy_messages
+from common.quality.bound import Cell
+from router import convert, pagination, policy_messages, quality_messages
 from router.directives.decide import Snapshot
 from router.directives.levels import L0
 from router.directives.policy import Policy
@@ -26,7 +26,7 @@ from router.samples import Score
 from router.snapshot import SnapshotKeeper
 from router.store.database import Database
 from router.store.directives import DirectiveRepository
-from router.store.quality import QualityRepository
+from router.store.quality import QualityRepository, Reporter
 from router.store.samples import Lease, SampleRepository
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Feedback"]
@@ -114,7 +114,7 @@ class FeedbackService(feedback_pb2_grpc.FeedbackServicer):
         check_report(request, now)
         sample_ids = [entry.sample_id for entry in request.scores]
         bounds = [convert.to_bound(message) for message in request.bounds]
-        withdrawn = [convert.to_cell(message) for message in request.withdrawn]
+        withdrawals = [quality_messages.to_withdrawal(message, now) for message in request.withdrawals]
         before = self._keeper.snapshot
         async with self._database.changing() as connection:
             samples, quality = SampleRepository(connection), QualityRepository(connection)
@@ -134,10 +134,11 @@ class FeedbackService(feedback_pb2_grpc.FeedbackServicer):
             revisions = {d.name: str(d.revision) for d in await DirectiveRepository(connection).all()}
             # One of an earlier revision would put the present one's out of force.
             current = [bound for bound in bounds if revisions.get(bound.cell.directive) == bound.revision]
-            await quality.withdraw(withdrawn, request.evaluator, now)
-            await quality.add_bounds(current, request.evaluator, now)
+            by = Reporter(request.evaluator, request.code_revision)
+            await quality.withdraw(withdrawals, by)
+            await quality.add_bounds(current, by, now)
         await self._keeper.refresh()
-        cells = dict.fromkeys((*(bound.cell for bound in bounds), *withdrawn))
+        cells = dict.fromkeys((*(bound.cell for bound in bounds), *(start.cell for start in withdrawals)))
         return pb.ReportQualityResponse(changes=_changes(before, self._keeper.snapshot, cells, now))
 
     async def ListScores(self, request: pb.ListScoresRequest, context: Context) -> pb.ListScoresResponse:

@@ -16,7 +16,7 @@ from common.clock import Clock
 from common.errors import Violations
 from common.grpc_server import Context
 from common.limits import MAX_ID_CHARACTERS
-from common.quality.estimates import QualityBound
+from common.quality.bound import QualityBound
 from router import convert, pagination, report_messages
 from router.counterfactual import estimate
 from router.fleet.view import EngineView

@@ -11,7 +11,7 @@ from sqlalchemy import Double, Row, case, cast, func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.carbon.intensity import Signal
-from common.quality.estimates import Cell
+from common.quality.bound import Cell
 from router.directives.levels import L0, Directive
 from router.ledger import LedgerEntry
 from router.optimizer.costs import Mean, Observed

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Row, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.quality.estimates import FloorKind
+from common.quality.bound import FloorKind
 from router.directives.policy import CarbonBudget, LatencyObjective, Mode, Policy, Trait, WhenSpent
 from router.store import revisions
 from router.store.revisions import Action

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Row, and_, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.quality.estimates import Cell, QualityBound
+from common.quality.bound import BoundMethod, Cell, EpochReason, EpochStart, Floor, FloorKind, QualityBound, RawShare
 from common.quality.pairwise import Comparison
 from router.samples import Score
 from router.store.tables import bounds, samples, scores
@@ -20,13 +20,27 @@ _NOT_COMPARED = {field.name: None for field in fields(Comparison)}
 
 
 @dataclass(frozen=True, slots=True)
+class Reporter:
+    """Who made bounds, and from what."""
+
+    evaluator: str
+    code_revision: str = ""
+    position: int | None = None
+    """The scores up to this one were known; None where that was not said."""
+
+
+@dataclass(frozen=True, slots=True)
 class BoundRecord:
-    """A line of a cell's history: a bound, or that the one before it no longer holds (`withdrawn`)."""
+    """A line of a cell's history: a bound, or that the one before it no longer holds (`withdrawal`)."""
 
     bound: QualityBound
-    withdrawn: bool
-    reported_by: str
+    withdrawal: EpochStart | None
+    reporter: Reporter
     reported_at: datetime
+
+    @property
+    def withdrawn(self) -> bool:
+        return self.withdrawal is not None
 
 
 class QualityRepository:
@@ -60,7 +74,7 @@ class QualityRepository:
     async def scores_after(self, position: int, limit: int) -> tuple[tuple[int, Score], ...]:
         """(position, score), oldest first; the first page is after position 0."""
         query = (
-            select(scores, samples.c.model, samples.c.task)
+            select(scores, samples.c.model, samples.c.task, samples.c.tenant)
             .join(samples)
             .where(scores.c.id > position)
             .order_by(scores.c.id)
@@ -73,27 +87,29 @@ class QualityRepository:
         last: datetime | None = (await self._connection.execute(select(func.max(scores.c.scored_at)))).scalar_one()
         return last
 
-    async def add_bounds(self, reported: Sequence[QualityBound], reported_by: str, reported_at: datetime) -> None:
+    async def add_bounds(self, reported: Sequence[QualityBound], reporter: Reporter, reported_at: datetime) -> None:
         """Puts them in force, but for those that are no newer than what their cell has: repeats and stragglers."""
         for bound in reported:
             last = await self._last(bound.cell)
             if last is None or bound.updated_at > last.bound.updated_at:
-                await self._append(BoundRecord(bound, False, reported_by, reported_at))
+                await self._append(BoundRecord(bound, None, reporter, reported_at))
 
-    async def withdraw(self, cells: Sequence[Cell], reported_by: str, reported_at: datetime) -> None:
-        """Puts their bounds out of force; what was computed before this moment does not come back."""
-        for cell in cells:
-            last = await self._last(cell)
+    async def withdraw(self, withdrawals: Sequence[EpochStart], reporter: Reporter) -> None:
+        """Puts the bounds of their cells out of force; what was computed before that moment does not come back."""
+        for start in withdrawals:
+            last = await self._last(start.cell)
             if last is not None and not last.withdrawn:
-                bound = replace(last.bound, updated_at=max(last.bound.updated_at, reported_at))
-                await self._append(BoundRecord(bound, True, reported_by, reported_at))
+                bound = replace(last.bound, updated_at=max(last.bound.updated_at, start.at))
+                await self._append(BoundRecord(bound, start, reporter, start.at))
 
     async def in_force(self) -> tuple[QualityBound, ...]:
         """The newest bound of every cell, withdrawn ones left out, in order of the cells."""
-        newest = select(func.max(bounds.c.id)).group_by(bounds.c.model, bounds.c.task, bounds.c.directive)
+        newest = select(func.max(bounds.c.id)).group_by(
+            bounds.c.model, bounds.c.task, bounds.c.directive, bounds.c.tenant
+        )
         query = select(bounds).where(bounds.c.id.in_(newest), bounds.c.withdrawn.is_(False))
         found = [_record(row).bound for row in await self._connection.execute(query)]
-        return tuple(sorted(found, key=lambda b: (b.cell.model, b.cell.task, b.cell.directive)))
+        return tuple(sorted(found, key=lambda b: (b.cell.model, b.cell.task, b.cell.directive, b.cell.tenant)))
 
     async def history(self, cell: Cell) -> tuple[BoundRecord, ...]:
         """All that was ever in force for a cell, oldest first."""
@@ -106,12 +122,14 @@ class QualityRepository:
         return None if row is None else _record(row)
 
     async def _append(self, record: BoundRecord) -> None:
-        bound = record.bound
+        bound, withdrawal = record.bound, record.withdrawal
+        floor = withdrawal.floor if withdrawal is not None else None
         await self._connection.execute(
             insert(bounds).values(
                 model=bound.cell.model,
                 task=bound.cell.task,
                 directive=bound.cell.directive,
+                tenant=bound.cell.tenant,
                 withdrawn=record.withdrawn,
                 lower=bound.lower,
                 upper=bound.upper,
@@ -121,19 +139,34 @@ class QualityRepository:
                 judge=bound.judge,
                 revision=bound.revision,
                 updated_at=bound.updated_at,
-                reported_by=record.reported_by,
+                reported_by=record.reporter.evaluator,
                 reported_at=record.reported_at,
+                method=bound.method.value,
+                raw_lower=None if bound.raw is None else bound.raw.lower,
+                raw_upper=None if bound.raw is None else bound.raw.upper,
+                raw_share=None if bound.raw is None else bound.raw.share,
+                since=bound.since,
+                position=record.reporter.position,
+                reason=None if withdrawal is None else withdrawal.reason.value,
+                floor=None if floor is None else floor.quality,
+                floor_kind=None if floor is None else floor.kind.value,
+                code_revision=record.reporter.code_revision,
             )
         )
 
 
 def _of(cell: Cell) -> Any:
-    return and_(bounds.c.model == cell.model, bounds.c.task == cell.task, bounds.c.directive == cell.directive)
+    return and_(
+        bounds.c.model == cell.model,
+        bounds.c.task == cell.task,
+        bounds.c.directive == cell.directive,
+        bounds.c.tenant == cell.tenant,
+    )
 
 
 def _record(row: Row[Any]) -> BoundRecord:
     bound = QualityBound(
-        cell=Cell(row.model, row.task, row.directive),
+        cell=Cell(row.model, row.task, row.directive, row.tenant),
         lower=row.lower,
         upper=row.upper,
         share=row.share,
@@ -142,8 +175,19 @@ def _record(row: Row[Any]) -> BoundRecord:
         judge=row.judge,
         revision=row.revision,
         updated_at=row.updated_at,
+        method=BoundMethod(row.method),
+        raw=None if row.raw_lower is None else RawShare(row.raw_lower, row.raw_upper, row.raw_share),
+        since=row.since,
     )
-    return BoundRecord(bound, row.withdrawn, row.reported_by, row.reported_at)
+    reporter = Reporter(row.reported_by, row.code_revision, row.position)
+    return BoundRecord(bound, _withdrawal(row) if row.withdrawn else None, reporter, row.reported_at)
+
+
+def _withdrawal(row: Row[Any]) -> EpochStart:
+    # Rows of before reasons were kept tell of none: most were a drop.
+    reason = EpochReason.DRIFT if row.reason is None else EpochReason(row.reason)
+    floor = None if row.floor is None else Floor(row.floor, FloorKind(row.floor_kind))
+    return EpochStart(Cell(row.model, row.task, row.directive, row.tenant), row.judge, reason, row.reported_at, floor)
 
 
 def _score(row: Row[Any]) -> Score:
@@ -158,4 +202,5 @@ def _score(row: Row[Any]) -> Score:
         comparison=None
         if row.characters is None
         else Comparison(row.characters, row.baseline_characters, row.shown_first, row.shown_second),
+        tenant=row.tenant,
     )

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.carbon.intensity import Signal
-from common.quality.estimates import Cell
+from common.quality.bound import Cell
 from router.directives.decide import Reason
 from router.replay.recorded import CellCost, Recorded
 from router.store.reports import SERVING, Window, of_no_other, within

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.quality.estimates import Cell
+from common.quality.bound import Cell
 from common.quality.pairwise import PAIRWISE
 from router.directives.compile import Turn
 from router.samples import Answer, Sample

@@ -239,6 +239,8 @@ bounds = Table(
     Column("model", Text, nullable=False),
     Column("task", Text, nullable=False),
     Column("directive", Text, nullable=False),
+    # Empty: of all tenants together.
+    Column("tenant", Text, nullable=False),
     Column("withdrawn", Boolean, nullable=False),
     Column("lower", Double, nullable=False),
     Column("upper", Double, nullable=False),
@@ -250,9 +252,43 @@ bounds = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     Column("reported_by", Text, nullable=False),
     Column("reported_at", UtcDateTime, nullable=False),
+    Column("method", Text, nullable=False),
+    # By the judge's preferences as they were given, where the method corrects them.
+    Column("raw_lower", Double),
+    Column("raw_upper", Double),
+    Column("raw_share", Double),
+    # Time of the earliest score that it rests on.
+    Column("since", UtcDateTime),
+    # The scores up to this one, `scores.id`, were known to whoever made it; absent where that was not said.
+    Column("position", BigInteger),
+    # Why it was withdrawn, and the floor that was broken.
+    Column("reason", Text),
+    Column("floor", Double),
+    Column("floor_kind", Text),
+    # Of the evaluator's code.
+    Column("code_revision", Text, nullable=False),
     Index(None, "model", "task", "directive", "id"),
 )
 """Every bound ever reported, for audit. A cell's newest row is in force, unless it says withdrawn."""
+
+reviews = Table(
+    "reviews",
+    metadata,
+    # Random: it tells a person nothing of what is compared.
+    Column("review_id", Text, primary_key=True),
+    Column("sample_id", Text, ForeignKey("samples.sample_id", ondelete="CASCADE"), nullable=False),
+    Column("directive", Text, nullable=False),
+    Column("directive_revision", Integer, nullable=False),
+    Column("rater", Text, nullable=False),
+    # Whether the directive's answer is the first of the two.
+    Column("shown_first", Boolean, nullable=False),
+    Column("drawn_at", UtcDateTime, nullable=False),
+    # For the directive's answer: 0, 1/2 or 1; absent until the person has said.
+    Column("preference", Double),
+    Column("reviewed_at", UtcDateTime),
+    UniqueConstraint("sample_id", "directive", "directive_revision", "rater"),
+)
+"""Pairs of answers, L0's and a directive's, that people compare."""
 
 erasures = Table(
     "erasures",

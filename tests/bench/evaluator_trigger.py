@@ -49,7 +49,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from common.quality.estimates import Cell, Estimates, Floor, FloorKind, PairedScore
+from common.quality.bound import Cell, Floor, FloorKind, PairedScore
+from common.quality.estimates import Estimates
 from common.quality.trigger import EvaluationTrigger
 from evaluator.config import EvaluatorConfig
 from evaluator.samples import Target

@@ -204,7 +204,7 @@ class FakeRouter(feedback_pb2_grpc.FeedbackServicer, generation_pb2_grpc.Generat
                     self.last_reported_at = now
         for bound in request.bounds:
             self.bounds[bound.cell.task, bound.cell.directive] = bound
-        for cell in request.withdrawn:
+        for cell in (withdrawal.cell for withdrawal in request.withdrawals):
             self.bounds.pop((cell.task, cell.directive), None)
             self.withdrawn.append((cell.task, cell.directive))
         if self.lost_replies:

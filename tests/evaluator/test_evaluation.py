@@ -10,7 +10,7 @@ from pith.common.v1 import energy_pb2
 from structlog.testing import capture_logs
 
 from common.errors import PithError, resource_exhausted, unavailable
-from common.quality.estimates import Cell, QualityBound
+from common.quality.bound import Cell, QualityBound
 from evaluator.loop import EvaluationLoop
 from tests.evaluator.bench import Bench
 from tests.evaluator.fake_router import MODEL, FakeRouter, FakeTarget
@@ -129,7 +129,7 @@ class TestDrift:
         events = await bench.evaluate(loop)
         assert any(event.startswith("extraction/L2 withdrawn: quality has") for event in events)
         assert router.withdrawn == [("extraction", "L2")]
-        assert not any(report.bounds for report in router.reports if report.withdrawn)
+        assert not any(report.bounds for report in router.reports if report.withdrawals)
         assert router.open_directives() == {}
         assert loop.knowledge.estimates.drift_alarms(Cell(MODEL, "extraction", "L2")) == 1
         # It was seen in what was served since, whatever waits from before, and the rest is there for the next draw.

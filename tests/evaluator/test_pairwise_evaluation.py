@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from common.quality.estimates import Cell
+from common.quality.bound import Cell
 from tests.evaluator.bench import Bench
 from tests.evaluator.fake_router import MODEL, RIGHT, WRONG, FakeRouter, FakeTarget
 from tests.evaluator.judges.fake_judge_engine import FakeJudgeEngine, by_words

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from common.quality.estimates import Cell, Estimates, Floor, FloorKind, PairedScore
+from common.quality.bound import Cell, Floor, FloorKind, PairedScore
+from common.quality.estimates import Estimates
 from evaluator.samples import Answer, Sample, Target
 
 CELL = Cell("demo@abc", "listing", "L2")

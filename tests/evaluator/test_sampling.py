@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.quality.estimates import Cell, Estimates, Floor, FloorKind, PairedScore, Verdict
+from common.quality.bound import Cell, Floor, FloorKind, PairedScore
+from common.quality.estimates import Estimates, Verdict
 from evaluator.samples import Target
 from evaluator.sampling import Batch, Economy, Tally, batches, next_batch, work_waits
 

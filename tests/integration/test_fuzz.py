@@ -149,7 +149,7 @@ VALID: dict[str, Message] = {
                 directive_revision=1,
             )
         ],
-        withdrawn=[_CELL],
+        withdrawals=[feedback_pb2.Withdrawal(cell=_CELL, judge="grader:exact", reason=2)],
     ),
     "Feedback.ListScores": feedback_pb2.ListScoresRequest(page_size=2),
     "Reports.GetReport": reports_pb2.GetReportRequest(dimensions=[reports_pb2.DIMENSION_TASK], tenant="fuzz"),

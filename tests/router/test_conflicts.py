@@ -12,7 +12,7 @@ from pith.engine.v1 import control_pb2
 from pith.router.v1 import directives_pb2 as dpb
 from pith.router.v1 import policies_pb2
 
-from common.quality.estimates import Cell, FloorKind, QualityBound
+from common.quality.bound import Cell, FloorKind, QualityBound
 from router.conflicts import Finding, Severity, find_conflicts
 from router.directives.decide import Snapshot
 from router.directives.levels import L0, SEEDED, Directive, Placement

@@ -12,7 +12,7 @@ from pith.router.v1 import directives_pb2, generation_pb2, policies_pb2
 from common.carbon.accounting import Footprint
 from common.carbon.intensity import Intensity, Scope, SignalKind
 from common.energy.reading import Energy, EnergySource
-from common.quality.estimates import Cell, FloorKind, QualityBound
+from common.quality.bound import Cell, FloorKind, QualityBound
 from router import convert, policy_messages
 from router.directives.compile import Turn
 from router.directives.decide import Decision, Reason

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.quality.estimates import Cell, FloorKind, QualityBound
+from common.quality.bound import Cell, FloorKind, QualityBound
 from router.directives.assign import uniform
 from router.directives.decide import Facts, Reason, Snapshot, Spent, decide, refuses
 from router.directives.levels import L0, SEEDED

@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from pith.router.v1 import directives_pb2, feedback_pb2, policies_pb2
 
 from common.clock import ManualClock
-from common.quality.estimates import Cell
+from common.quality.bound import Cell
 from router.directives.compile import Turn
 from router.samples import Answer, Sample
 from router.snapshot import SnapshotKeeper
@@ -272,7 +272,8 @@ async def test_a_report_closes_a_directive_at_once(
     assert await report(evaluator, bounds=[bound(clock, lower=0.9)]) == [("L1", "default", False)]
     await clock.advance(60)
     cell = pb.Cell(model=MODEL, task="sums", directive="L1")
-    assert await report(evaluator, withdrawn=[cell]) == [("L1", "lax", False)]
+    drop = pb.Withdrawal(cell=cell, judge="grader:exact", reason=pb.WITHDRAWAL_REASON_DRIFT)
+    assert await report(evaluator, withdrawals=[drop]) == [("L1", "lax", False)]
     assert keeper.snapshot.bounds == {}
     await clock.advance(60)
     assert await report(evaluator, bounds=[bound(clock)]) == [("L1", "default", True), ("L1", "lax", True)]
@@ -432,9 +433,14 @@ async def test_a_faulty_bound_is_refused_by_field(
 
 
 async def test_more_faults_of_a_report(evaluator: Any, clock: ManualClock) -> None:
-    found = await faults(report(evaluator, bounds=[bound(clock), bound(clock)], withdrawn=[pb.Cell()]))
+    found = await faults(report(evaluator, bounds=[bound(clock), bound(clock)], withdrawals=[pb.Withdrawal()]))
     assert found["bounds"] == f"holds more than one of cell ({MODEL}, sums, L1)"
-    assert set(found) == {"bounds", "withdrawn[0].model", "withdrawn[0].directive"}
+    assert set(found) == {
+        "bounds",
+        "withdrawals[0].cell.model",
+        "withdrawals[0].cell.directive",
+        "withdrawals[0].reason",
+    }
     assert set(await faults(report(evaluator, name="e\n"))) == {"evaluator"}
 
 

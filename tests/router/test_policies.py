@@ -15,13 +15,13 @@ from pith.router.v1 import directives_pb2 as dpb
 from pith.router.v1 import generation_pb2, policies_pb2
 
 from common.clock import ManualClock
-from common.quality.estimates import Cell, QualityBound
+from common.quality.bound import Cell, QualityBound
 from router import pagination
 from router.optimizer.plan import Entry, Plan
 from router.snapshot import SnapshotKeeper
 from router.store.database import Database, change_counter
 from router.store.directives import DirectiveRepository
-from router.store.quality import QualityRepository
+from router.store.quality import QualityRepository, Reporter
 from tests.postgres import on_both_databases
 from tests.router.admin_client import MODEL, AdminClient, faults, refused
 
@@ -382,7 +382,9 @@ BOUND = QualityBound(Cell(MODEL, "sums", "L1"), 0.97, 1.0, 0.99, 0.9, 200, "grad
 
 async def _open_l1(database: Database, keeper: SnapshotKeeper, clock: ManualClock) -> None:
     async with database.changing() as connection:
-        await QualityRepository(connection).add_bounds([replace(BOUND, updated_at=clock.now())], "e", clock.now())
+        await QualityRepository(connection).add_bounds(
+            [replace(BOUND, updated_at=clock.now())], Reporter("e"), clock.now()
+        )
     await keeper.refresh()
     keeper.put_plan(Plan({("default", MODEL, "sums"): Entry((("L0", 0.25), ("L1", 0.75)))}, clock.now()))
 

@@ -291,8 +291,11 @@ async def test_a_change_at_one_router_is_in_force_at_another(
         await in_force(lambda reply: reply.decision.reason == generation_pb2.DECISION_REASON_NONE_OPEN)
         await one.open("L2")
         await in_force(lambda reply: reply.decision.directive == "L2")
-        withdrawn = feedback_pb2.Cell(model=IDENTITY, task="qa", directive="L2")
-        await one.feedback.ReportQuality(feedback_pb2.ReportQualityRequest(evaluator="test", withdrawn=[withdrawn]))
+        drop = feedback_pb2.Withdrawal(
+            cell=feedback_pb2.Cell(model=IDENTITY, task="qa", directive="L2"),
+            reason=feedback_pb2.WITHDRAWAL_REASON_DRIFT,
+        )
+        await one.feedback.ReportQuality(feedback_pb2.ReportQualityRequest(evaluator="test", withdrawals=[drop]))
         await in_force(lambda reply: reply.decision.reason == generation_pb2.DECISION_REASON_NONE_OPEN)
         policy = await one.policies.GetPolicy(policies_pb2.GetPolicyRequest(name="acme-qa"))
         await one.policies.DeletePolicy(policies_pb2.DeletePolicyRequest(name="acme-qa", etag=policy.etag))

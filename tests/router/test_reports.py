@@ -13,13 +13,13 @@ from pith.router.v1 import reports_pb2
 
 from common.clock import ManualClock
 from common.energy.reading import Energy, EnergySource
-from common.quality.estimates import Cell, QualityBound
+from common.quality.bound import Cell, QualityBound
 from router.directives.decide import Reason
 from router.fleet.view import EngineState, EngineView
 from router.ledger import LedgerEntry, Rating
 from router.snapshot import SnapshotKeeper
 from router.store.database import Database
-from router.store.quality import QualityRepository
+from router.store.quality import QualityRepository, Reporter
 from router.store.ratings import RatingRepository
 from tests.postgres import on_both_databases
 from tests.router import ledger_entries
@@ -274,7 +274,7 @@ async def test_bounds_and_for_whom_they_open(
         for task, directive, lower in (("sums", "L2", 0.9), ("lists", "L1", 0.96), ("sums", "L1", 0.95))
     ]
     async with database.changing() as connection:
-        await QualityRepository(connection).add_bounds(bounds, "e", clock.now())
+        await QualityRepository(connection).add_bounds(bounds, Reporter("e"), clock.now())
     await keeper.refresh()
     reply = await admin.ListBounds(pb.ListBoundsRequest())
     assert [

@@ -17,7 +17,7 @@ from pith.router.v1 import generation_pb2, policies_pb2
 from common.carbon.intensity import SignalKind
 from common.clock import ManualClock
 from common.energy.reading import Energy, EnergySource
-from common.quality.estimates import Cell, QualityBound
+from common.quality.bound import Cell, QualityBound
 from router.convert import timestamp
 from router.directives.decide import Facts, Reason, Snapshot, decide
 from router.directives.levels import L0, SEEDED
@@ -32,7 +32,7 @@ from router.replay.simulate import Simulator
 from router.replay.simulation import Simulation
 from router.snapshot import SnapshotKeeper
 from router.store.database import Database
-from router.store.quality import QualityRepository
+from router.store.quality import QualityRepository, Reporter
 from tests.postgres import on_both_databases
 from tests.router.admin_client import MODEL, AdminClient, faults
 from tests.router.ledger_entries import GRID, UNKNOWN, entry, record
@@ -74,7 +74,7 @@ async def open_l1(database: Database, keeper: SnapshotKeeper, now: Any, *tasks: 
         for task in tasks or ("sums",)
     ]
     async with database.changing() as connection:
-        await QualityRepository(connection).add_bounds(bounds, "e", now)
+        await QualityRepository(connection).add_bounds(bounds, Reporter("e"), now)
     await keeper.refresh()
 
 

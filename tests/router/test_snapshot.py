@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from common.clock import ManualClock
-from common.quality.estimates import Cell, FloorKind, QualityBound
+from common.quality.bound import Cell, FloorKind, QualityBound
 from router.directives.levels import L0, SEEDED, Directive
 from router.directives.policy import Mode
 from router.optimizer.plan import Entry, Plan
@@ -19,7 +19,7 @@ from router.snapshot import SnapshotKeeper, seed
 from router.store.database import Database, StoreUnavailable
 from router.store.directives import DirectiveRepository
 from router.store.policies import PolicyRepository
-from router.store.quality import QualityRepository
+from router.store.quality import QualityRepository, Reporter
 from router.store.revisions import Action
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -85,7 +85,7 @@ async def test_a_refresh_brings_changes_and_keeps_the_plan(
     await keeper.refresh()
     assert (keeper.snapshot is before, told) == (True, [])
     async with database.changing() as connection:
-        await QualityRepository(connection).add_bounds([BOUND], "e", NOW)
+        await QualityRepository(connection).add_bounds([BOUND], Reporter("e"), NOW)
     await add_directive(database, "terse")
     await keeper.refresh()
     assert told == [{"L0", "L1", "L2", "terse"}]

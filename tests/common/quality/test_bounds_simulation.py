@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from common.quality.bound import Cell, Floor, FloorKind, PairedScore
 from common.quality.confidence import ShareSequence
-from common.quality.estimates import Cell, Estimates, Floor, FloorKind, PairedScore
+from common.quality.estimates import Estimates
 from tests.bench.bounds import (
     ALPHA,
     DRIFT_ALPHA,

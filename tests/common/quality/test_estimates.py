@@ -9,16 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.quality.estimates import (
-    Cell,
-    EpochReason,
-    EpochStart,
-    Estimates,
-    Floor,
-    FloorKind,
-    PairedScore,
-    QualityBound,
-)
+from common.quality.bound import Cell, EpochReason, EpochStart, Floor, FloorKind, PairedScore, QualityBound
+from common.quality.estimates import Estimates
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 CELL = Cell("demo@abc", "arithmetic", "L1")

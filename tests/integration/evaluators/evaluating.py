@@ -16,7 +16,7 @@ from pith.router.v1 import feedback_pb2, feedback_pb2_grpc, generation_pb2_grpc,
 from common.clock import ManualClock
 from common.grpc_client import connect
 from common.metrics import Metrics
-from common.quality.estimates import QualityBound
+from common.quality.bound import QualityBound
 from evaluator.client import RouterClient
 from evaluator.config import EvaluatorConfig
 from evaluator.judges.base import Judgement, Unscored

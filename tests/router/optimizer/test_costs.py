@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from common.energy.reading import EnergySource
 from common.energy.sweet_spot import SweetSpot
-from common.quality.estimates import Cell
+from common.quality.bound import Cell
 from router.optimizer.costs import MAX_CELLS, MEMORY_REQUESTS, Cost, CostBook, Mean, Observed
 from router.optimizer.pricing import EnergyModel, Lengths, Price
 

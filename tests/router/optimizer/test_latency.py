@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.quality.estimates import Cell
+from common.quality.bound import Cell
 from router.optimizer.costs import MEMORY_REQUESTS, PRIOR_REQUESTS
 from router.optimizer.latency import LONGEST_SECONDS, SHORTEST_SECONDS, LatencyBook
 

@@ -11,7 +11,7 @@ import pytest
 from common.carbon.accounting import CarbonSettings
 from common.carbon.daily_profile import DailyProfile
 from common.clock import ManualClock
-from common.quality.estimates import Cell, QualityBound
+from common.quality.bound import Cell, QualityBound
 from router.directives.policy import Mode, Policy
 from router.optimizer import loop
 from router.optimizer.costs import Cost, CostBook
@@ -20,7 +20,7 @@ from router.optimizer.plan import Plan
 from router.snapshot import SnapshotKeeper
 from router.store.database import Database
 from router.store.policies import PolicyRepository
-from router.store.quality import QualityRepository
+from router.store.quality import QualityRepository, Reporter
 from router.store.revisions import Action
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -51,7 +51,7 @@ async def test_a_change_is_in_the_plan_when_the_refresh_returns(
     keeper.subscribe(planner.replan)
     async with database.changing() as connection:
         await PolicyRepository(connection).add(replace(POLICY, updated_at=START), Action.CREATE, "test")
-        await QualityRepository(connection).add_bounds([BOUND], "test", START)
+        await QualityRepository(connection).add_bounds([BOUND], Reporter("test"), START)
     await keeper.refresh()
     assert dict(keeper.snapshot.plan.shares("p", "m@1", "qa")) == {"L1": pytest.approx(1.0)}
 

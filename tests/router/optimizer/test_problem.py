@@ -9,7 +9,7 @@ import pytest
 
 from common.energy.reading import EnergySource
 from common.energy.sweet_spot import SweetSpot
-from common.quality.estimates import Cell, QualityBound
+from common.quality.bound import Cell, QualityBound
 from router.directives.decide import Snapshot
 from router.directives.levels import L0, SEEDED, Directive
 from router.directives.policy import LatencyObjective, Mode, Policy

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from common.quality.estimates import Cell
+from common.quality.bound import Cell
 from router.directives.compile import Turn
 from router.ledger import Rating
 from router.samples import Answer, Sample, Score

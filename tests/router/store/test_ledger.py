@@ -8,7 +8,7 @@ import pytest
 
 from common.carbon.intensity import Intensity, Scope, SignalKind
 from common.energy.reading import Energy, EnergySource
-from common.quality.estimates import Cell
+from common.quality.bound import Cell
 from router.directives.levels import L0, SEEDED
 from router.ledger import LedgerEntry
 from router.optimizer.costs import CostBook, Mean, Observed

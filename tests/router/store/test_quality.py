@@ -6,18 +6,18 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import exc
 
-from common.quality.estimates import Cell, QualityBound
+from common.quality.bound import Cell, EpochReason, EpochStart, Floor, FloorKind, QualityBound
 from common.quality.pairwise import Comparison
 from router.directives.compile import Turn
 from router.samples import Sample, Score
 from router.store.database import Database
-from router.store.quality import QualityRepository
+from router.store.quality import QualityRepository, Reporter
 from router.store.samples import SampleRepository
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 CELL = Cell("tiny@0123", "sums", "L1")
 BOUND = QualityBound(CELL, 0.96, 1.1, 1.0, 0.9, 80, "grader:numeric", "1", NOON)
-SCORE = Score(CELL, 1, "s1", 0.5, 1.0, "grader:numeric", NOON)
+SCORE = Score(CELL, 1, "s1", 0.5, 1.0, "grader:numeric", NOON, tenant="acme")
 
 
 def later(minutes: float) -> datetime:
@@ -85,30 +85,34 @@ async def test_the_newest_bound_is_in_force_and_stragglers_are_not(database: Dat
     newer = replace(BOUND, lower=0.97, updated_at=later(2))
     async with database.changing() as connection:
         quality = QualityRepository(connection)
-        await quality.add_bounds([BOUND, other], "e1", later(1))
-        await quality.add_bounds([newer], "e1", later(3))
+        await quality.add_bounds([BOUND, other], Reporter("e1"), later(1))
+        await quality.add_bounds([newer], Reporter("e1"), later(3))
         for straggler in (replace(BOUND, lower=0.5, updated_at=later(1)), replace(newer, lower=0.4), BOUND):
-            await quality.add_bounds([straggler], "e2", later(4))
+            await quality.add_bounds([straggler], Reporter("e2"), later(4))
         assert await quality.in_force() == (newer, other)
         history = await quality.history(CELL)
-    assert [(record.bound, record.withdrawn, record.reported_by) for record in history] == [
-        (BOUND, False, "e1"),
-        (newer, False, "e1"),
+    assert [(record.bound, record.withdrawn, record.reporter) for record in history] == [
+        (BOUND, False, Reporter("e1")),
+        (newer, False, Reporter("e1")),
     ]
     assert history[1].reported_at == later(3)
+
+
+def drop(cell: Cell, minutes: int) -> EpochStart:
+    return EpochStart(cell, "grader:exact", EpochReason.DRIFT, later(minutes), Floor(0.95, FloorKind.RELATIVE))
 
 
 async def test_a_withdrawn_bound_is_out_of_force_until_a_newer_one_comes(database: Database) -> None:
     ahead = replace(BOUND, updated_at=later(7))  # by a clock that is ahead of ours
     async with database.changing() as connection:
         quality = QualityRepository(connection)
-        await quality.add_bounds([ahead], "e1", later(5))
-        await quality.withdraw([CELL, replace(CELL, task="never judged")], "e1", later(5))
+        await quality.add_bounds([ahead], Reporter("e1"), later(5))
+        await quality.withdraw([drop(CELL, 5), drop(replace(CELL, task="never judged"), 5)], Reporter("e1"))
         assert await quality.in_force() == ()
-        await quality.add_bounds([ahead, replace(BOUND, updated_at=later(6))], "e1", later(6))
+        await quality.add_bounds([ahead, replace(BOUND, updated_at=later(6))], Reporter("e1"), later(6))
         assert await quality.in_force() == ()
-        await quality.withdraw([CELL], "e1", later(9))
+        await quality.withdraw([drop(CELL, 9)], Reporter("e1"))
         newer = replace(BOUND, updated_at=later(8))
-        await quality.add_bounds([newer], "e1", later(8))
+        await quality.add_bounds([newer], Reporter("e1"), later(8))
         assert await quality.in_force() == (newer,)
         assert [record.withdrawn for record in await quality.history(CELL)] == [False, True, False]

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from common.energy.reading import Energy, EnergySource
-from common.quality.estimates import Cell
+from common.quality.bound import Cell
 from router.directives.decide import Reason
 from router.replay.recorded import Recorded
 from router.store import replay

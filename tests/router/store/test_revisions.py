@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from common.quality.estimates import FloorKind
+from common.quality.bound import FloorKind
 from router.directives.levels import Directive, Placement
 from router.directives.policy import Mode, Policy
 from router.store.database import Database

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import update
 
-from common.quality.estimates import Cell
+from common.quality.bound import Cell
 from router.directives.compile import Turn
 from router.samples import Answer, Sample, Score
 from router.store.database import Database
