@@ -60,7 +60,7 @@ class Stack:
             self.start_service(name, environment)
         try:
             async with asyncio.timeout(START_SECONDS):
-                await asyncio.gather(*(self._serving(name) for name in self.addresses))
+                await asyncio.gather(*(self.serving(name) for name in self.addresses))
                 await self.engine_ready()
         except TimeoutError:
             tails = "\n".join(self._tail(name) for name in self.addresses)
@@ -139,7 +139,8 @@ class Stack:
                     return
                 await asyncio.sleep(0.1)
 
-    async def _serving(self, name: str) -> None:
+    async def serving(self, name: str) -> None:
+        """Returns once its health service says SERVING."""
         async with grpc.aio.insecure_channel(self.addresses[name]) as channel:
             health = health_pb2_grpc.HealthStub(channel)
             while True:

@@ -40,7 +40,8 @@ class _Histogram:
             return 1.0
         index = min(math.floor(place), _BINS - 1)
         beyond = self.weights[index + 1 :].sum() + self.weights[index] * max(index + 1 - place, 0.0)
-        return float(beyond / self.weights.sum())
+        # Sums of few weights and of all are rounded apart.
+        return min(float(beyond / self.weights.sum()), 1.0)
 
 
 def _place(seconds: float) -> float:

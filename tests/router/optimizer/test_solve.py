@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
 from router.optimizer.solve import Candidate, solve
 
@@ -90,6 +91,21 @@ def test_an_objective_costs_carbon_only_where_it_binds(
     assert grams_of(candidates, bound) >= grams_of(candidates, free) - 1e-6
     if sum(candidate.late * free.get(candidate.directive, 0.0) for candidate in candidates) <= most_late:
         assert grams_of(candidates, bound) == pytest.approx(grams_of(candidates, free), abs=1e-6)
+
+
+@given(late_levels, st.floats(0.01, 1.0), st.floats(0.0, 1.0) | st.none())
+def test_no_solver_finds_a_better_mix(candidates: list[Candidate], floor: float, most_late: float | None) -> None:
+    shares = dict(solve(candidates, floor, most_late))
+    rows, limits = [[-candidate.quality for candidate in candidates]], [-floor]
+    if most_late is not None:
+        rows.append([candidate.late for candidate in candidates])
+        limits.append(max(most_late, earliest_by_search(candidates, floor)) + 1e-9)
+    found = linprog(
+        [candidate.grams for candidate in candidates], rows, limits, [[1.0] * len(candidates)], [1.0], method="highs"
+    )
+    # A solver keeps constraints to within a tolerance, so it may be a little below.
+    assert found.success
+    assert grams_of(candidates, shares) <= found.fun + 1e-5
 
 
 def test_a_mix_is_as_late_as_it_may_be() -> None:
