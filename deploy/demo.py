@@ -222,6 +222,7 @@ async def _bounds(reports: reports_pb2_grpc.ReportsAsyncStub) -> list[Bound]:
             open=f"demo-{entry.bound.cell.task}" in entry.open_for,
         )
         for entry in reply.bounds
+        if not entry.bound.cell.tenant
     ]
 
 

@@ -14,10 +14,12 @@ from common.grpc_client import connect
 from common.grpc_server import GrpcServer, run_until_signalled
 from common.logging import configure, log_uncaught
 from common.metrics import Metrics
+from evaluator.agreement import AgreementWatch
 from evaluator.client import RouterClient
 from evaluator.config import EvaluatorConfig
 from evaluator.judges.configured import configured_judges
 from evaluator.loop import EvaluationLoop
+from evaluator.review_client import ReviewClient
 from evaluator.service import DESCRIPTOR, ROLES, WATCHES, EvaluationService
 from evaluator.trial import Trials
 
@@ -52,16 +54,20 @@ async def serve(config: EvaluatorConfig) -> None:
         loop = EvaluationLoop(config, router, judge, clock, SystemClock(), metrics)
         server = GrpcServer(config, Authenticator.from_file(config.tokens_file, clock), metrics)
         trials = Trials(router, judge, config.concurrency, config.alpha, loop.spending)
-        server.add(EvaluationService(loop, trials), DESCRIPTOR, roles=ROLES, watches=WATCHES)
+        reviews = ReviewClient(channel, config.call_deadline_seconds)
+        agreement = AgreementWatch(reviews, config.disagreement_limit, config.agreement_seconds, clock, metrics)
+        server.add(EvaluationService(loop, trials, reviews, agreement), DESCRIPTOR, roles=ROLES, watches=WATCHES)
         if config.metrics_port is not None:
             metrics.serve(config.metrics_port, config.listen_host)
         await server.start()
         polling = asyncio.create_task(loop.run())
+        watching = asyncio.create_task(agreement.run())
         announcing = asyncio.create_task(_announce(server, loop))
         try:
             await run_until_signalled(server)
         finally:
             announcing.cancel()
+            watching.cancel()
             await loop.stop(config.drain_seconds)
             polling.cancel()
             await judge.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -15,6 +15,7 @@ from pith.common.v1 import text_pb2
 from pith.router.v1 import feedback_pb2, feedback_pb2_grpc, generation_pb2, generation_pb2_grpc
 
 from common.clock import Clock
+from common.code_revision import code_revision
 from common.errors import PithError, failed_precondition, from_rpc_error, unavailable
 from common.quality.bound import Cell, EpochStart, PairedScore, QualityBound
 from evaluator.convert import (
@@ -32,7 +33,9 @@ from evaluator.samples import Answer, EvaluationPlan, Generated, Sample
 
 _SCORES_PAGE = 5_000
 _MAX_BACK_OFF_SECONDS = 30.0
-# The same call may succeed later: each is idempotent, a generation by its request_id.
+SCORES_MOVED = "SCORES_MOVED"
+"""Reason of ABORTED: there are scores that the bounds of a report do not rest on."""
+# The same call may succeed later, that reason apart: each is idempotent, a generation by its request_id.
 _TRANSIENT = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -80,6 +83,7 @@ class RouterClient:
         self._generation = generation_pb2_grpc.GenerationStub(channel)
         # Two evaluators may have been given one name: a late report must not pass for that of the lease's holder.
         self._evaluator = f"{evaluator}-{uuid.uuid4().hex[:8]}"
+        self._code_revision = code_revision()
         self._back_off = back_off
         self._attempts = attempts
         self._deadline_seconds = call_deadline_seconds
@@ -87,8 +91,9 @@ class RouterClient:
         self._lease_duration = Duration()
         self._lease_duration.FromTimedelta(timedelta(seconds=lease_seconds))
 
-    async def plan(self) -> EvaluationPlan:
-        request = feedback_pb2.GetEvaluationPlanRequest()
+    async def plan(self, with_mix: bool = False) -> EvaluationPlan:
+        """with_mix: whether targets have their mix, which costs the router a look at every score."""
+        request = feedback_pb2.GetEvaluationPlanRequest(with_mix=with_mix)
         return to_plan(await self._once(self._feedback.GetEvaluationPlan, request, self._deadline_seconds))
 
     async def draw(self, cell: Cell, count: int, served_after: datetime | None = None) -> Sequence[Sample]:
@@ -156,9 +161,18 @@ class RouterClient:
         )
 
     async def report(
-        self, outcomes: Iterable[Outcome], bounds: Iterable[QualityBound], withdrawals: Iterable[EpochStart]
+        self,
+        outcomes: Iterable[Outcome],
+        bounds: Iterable[QualityBound],
+        withdrawals: Iterable[EpochStart],
+        position: str,
     ) -> None:
-        """Records what came of samples, in one transaction; tries again after transient errors."""
+        """Records what came of samples, in one transaction; tries again after transient errors.
+
+        Args:
+            position: of all other scores that bounds and withdrawals rest on, as `scores_after` gave it. Where there
+                are more by now, nothing is recorded: PithError ABORTED, SCORES_MOVED.
+        """
         request = feedback_pb2.ReportQualityRequest(
             evaluator=self._evaluator,
             scores=[
@@ -171,20 +185,23 @@ class RouterClient:
             ],
             bounds=[from_bound(bound) for bound in bounds],
             withdrawals=[from_withdrawal(start) for start in withdrawals],
+            position=position,
+            code_revision=self._code_revision,
         )
         await self._persistently(self._feedback.ReportQuality, request, self._deadline_seconds)
 
-    async def scores(self) -> AsyncIterator[PairedScore]:
-        """Every score so far, oldest first."""
-        page_token = ""
+    async def scores_after(self, position: str) -> tuple[Sequence[PairedScore], str]:
+        """Every score recorded after a position ("": every score), in the order in which they were recorded, but for
+        those of a mix of requests that is no longer asked for; and the position of the last."""
+        found: list[PairedScore] = []
+        page_token = position
         while True:
             request = feedback_pb2.ListScoresRequest(page_size=_SCORES_PAGE, page_token=page_token)
             reply = await self._once(self._feedback.ListScores, request, self._deadline_seconds)
-            for score in reply.scores:
-                yield to_score(score)
+            found.extend(to_score(score) for score in reply.scores if not score.outdated)
             page_token = reply.next_page_token
             if not page_token:
-                return
+                return found, reply.position
 
     async def _once(self, call: Callable[..., Awaitable[Reply]], request: object, seconds: float) -> Reply:
         try:
@@ -197,7 +214,7 @@ class RouterClient:
             try:
                 return await self._once(call, request, seconds)
             except PithError as error:
-                if error.code not in _TRANSIENT:
+                if error.code not in _TRANSIENT or error.reason == SCORES_MOVED:
                     raise
                 await self._back_off.sleep(back_off_seconds(attempt, error.retry_after_seconds))
         return await self._once(call, request, seconds)

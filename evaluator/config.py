@@ -94,11 +94,25 @@ class EvaluatorConfig(ServiceConfig):
         default=30.0, gt=0, le=600, description="Deadline of any other call to the router, wall time."
     )
 
+    agreement_seconds: float = Field(
+        default=3600.0,
+        gt=0,
+        description="Between looks at how far judges agree with people's reviews and users' ratings, on PITH_CLOCK.",
+    )
+    disagreement_limit: float = Field(
+        default=0.8,
+        ge=0,
+        le=2,
+        description="Of 1 - Cohen's kappa, between a judge and people or users, of a task: where it is above this with "
+        "95 % confidence, pith_evaluator_judge_disagreement_alarm is 1. 1 stands for agreement by chance alone.",
+    )
+
     judge_engine: str | None = Field(
         default=None,
         description="Address, as for `router`, of one of Pith's engines that compares answers for policies with grader "
         "pairwise. Its model must have a chat template. Quality is then the preference for the directive's answer, the "
-        "mean over both orders, and L0's is 1/2: a floor of 0.95 asks for a preference of 0.475.",
+        "mean over both orders, and L0's is 1/2: a floor of 0.95 asks for a preference of 0.475. What decides is the "
+        "preference at equal length, which is learned from 200 comparisons at least.",
     )
     judge_url: str | None = Field(
         default=None,

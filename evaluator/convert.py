@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -10,7 +11,17 @@ from pith.common.v1 import energy_pb2, text_pb2
 from pith.router.v1 import feedback_pb2, generation_pb2, policies_pb2
 
 from common.carbon.intensity import Scope, Signal, SignalKind
-from common.quality.bound import Cell, EpochReason, EpochStart, Floor, FloorKind, PairedScore, QualityBound
+from common.quality.bound import (
+    Cell,
+    EpochReason,
+    EpochStart,
+    Floor,
+    FloorKind,
+    PairedScore,
+    QualityBound,
+    is_of_future,
+)
+from common.quality.mix import Part, TaskMix
 from common.quality.pairwise import Comparison
 from evaluator.samples import Answer, EvaluationPlan, Sample, Target, Turn
 
@@ -50,11 +61,17 @@ def from_cell(cell: Cell) -> feedback_pb2.Cell:
 
 def to_plan(message: feedback_pb2.EvaluationPlan) -> EvaluationPlan:
     """Raises ValueError for a floor outside (0, 1]."""
+    now = to_time(message.now)
+    last_reported_at = to_time(message.last_reported_at) if message.HasField("last_reported_at") else None
+    if last_reported_at is not None and is_of_future(last_reported_at, now):
+        # The clock has gone back: how long ago that was is not known, and to wait until then would be no use.
+        last_reported_at = None
     return EvaluationPlan(
         targets=tuple(_to_target(target) for target in message.targets),
         intensities=tuple((to_time(point.at), point.g_per_kwh) for point in message.intensities),
-        now=to_time(message.now),
-        last_reported_at=(to_time(message.last_reported_at) if message.HasField("last_reported_at") else None),
+        now=now,
+        last_reported_at=last_reported_at,
+        withdrawals=tuple(to_withdrawal(withdrawal) for withdrawal in message.withdrawals),
     )
 
 
@@ -67,7 +84,15 @@ def _to_target(message: feedback_pb2.EvaluationPlan.Target) -> Target:
         revision=message.directive_revision,
         waiting=message.samples_waiting,
         relative_carbon=message.relative_carbon if message.HasField("relative_carbon") else None,
+        judge=message.bound.judge,
+        mix=TaskMix(_to_parts(message.mix.lengths), _to_parts(message.mix.tenants))
+        if message.HasField("mix")
+        else None,
     )
+
+
+def _to_parts(parts: Iterable[feedback_pb2.EvaluationPlan.Part]) -> Mapping[str, Part]:
+    return {part.category: Part(part.before, part.recent) for part in parts}
 
 
 def to_signal(message: energy_pb2.Intensity) -> Signal | None:
@@ -149,6 +174,7 @@ def from_bound(bound: QualityBound) -> feedback_pb2.QualityBound:
         upper=bound.upper,
         share=bound.share,
         absolute_lower=bound.absolute_lower,
+        absolute_upper=bound.absolute_upper if bound.absolute_upper < 1 else None,
         samples=bound.samples,
         judge=bound.judge,
         directive_revision=int(bound.revision),

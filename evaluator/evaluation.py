@@ -9,15 +9,21 @@ from datetime import datetime
 
 import structlog
 
-from common.quality.bound import PairedScore
-from evaluator.client import Outcome, RouterClient
+from common.errors import PithError
+from common.quality.bound import Floor, PairedScore
+from common.quality.estimates import Verdict
+from evaluator.client import SCORES_MOVED, Outcome, RouterClient
 from evaluator.examination import Examined, Examiner
+from evaluator.invalidation import withdraw_outdated
 from evaluator.judges.base import Judge, Judgement, Unscored
-from evaluator.knowledge import Knowledge
+from evaluator.knowledge import Knowledge, Supposition
 from evaluator.progress import Progress, ProgressLog, batch_line, verdict_line, withdrawal_line
 from evaluator.samples import L0, EvaluationPlan, Sample, Target
 from evaluator.sampling import Batch, Economy, Tally, batches, next_batch
 from evaluator.spending import Spending
+
+REPORT_TRIES = 20
+"""Of one batch, while others report: each refusal means that one of them was faster."""
 
 
 def judgeable(plan: EvaluationPlan, judge: Judge, task: str = "") -> tuple[Target, ...]:
@@ -72,13 +78,11 @@ class Evaluation:
         """Runs to the end, or to the end of the batch in hand once `stopping` is set; whether it came to its end.
 
         Raises:
-            PithError: the router refused or could not be reached; nothing is half reported, but the estimates may be
-                ahead of the router's scores (`Knowledge.distrust`).
+            PithError: the router refused or could not be reached; nothing is half reported.
         """
-        plan = await self._knowledge.refresh()
+        plan = await withdraw_outdated(self._router, self._knowledge, self._judge)
         since = plan.last_reported_at
         graders = {target.grader for target in plan.targets}
-        await self._judge.prepare(graders)
         for grader in sorted(grader for grader in graders if not self._judge.judges(grader)):
             self._publish(f"left out: no judge for grader {grader!r}")
         while not stopping.is_set():
@@ -113,44 +117,71 @@ class Evaluation:
 
     async def _judge_all(self, target: Target, samples: Sequence[Sample]) -> None:
         examined = await self._examiner.examine_all(target, samples)
-        plan = await self._knowledge.refresh()
-        present = plan.target(target.cell)
-        if present is None or (present.revision, present.grader) != (target.revision, target.grader):
+        judged = [(one, one.result) for one in examined if isinstance(one.result, Judgement)]
+        recorded = await self._record(target, judged)
+        if recorded is None:
             self._publish(f"{target.label} was edited meanwhile: {len(samples)} samples left unscored")
             return
-        await self._report(target, examined, plan.now)
-
-    async def _report(self, target: Target, examined: Sequence[Examined], scored_at: datetime) -> None:
-        estimates = self._knowledge.estimates
-        outcomes = [
-            Outcome(_score(target, one, one.result, scored_at), one.generated)
-            for one in examined
-            if isinstance(one.result, Judgement)
-        ]
-        scores = [outcome.score for outcome in outcomes]
-        before = target.verdicts(estimates)
-        starts = await self._knowledge.observe(scores)
-        bound = estimates.bound(target.cell)
-        if outcomes:
-            await self._router.report(
-                outcomes,
-                # A bound of the few scores since a drop would only blur the withdrawal.
-                [bound] if bound is not None and not starts else [],
-                starts,
-            )
+        before, supposed = recorded
+        await self._knowledge.ensure()
         await self._knowledge.refresh()
-        for score in scores:
+        for score in supposed.scores:
             self._tally.take(score)
-        if not scores:
+        unscored = [one.result for one in examined if isinstance(one.result, Unscored)]
+        if len(unscored) == len(samples):
             # A whole batch failed, for a reason that the next one is likely to share.
             self._tally.dry.add(target.cell)
-        self._count_unscored(target, [one.result for one in examined if isinstance(one.result, Unscored)])
-        self._publish(batch_line(target, len(scores), bound))
-        for start in starts:
+        self._count_unscored(target, unscored)
+        if late := len(samples) - len(unscored) - len(supposed.scores):
+            self._publish(f"{target.label}: {late} samples had been scored by another, or served before a change")
+        bound = supposed.estimates.bound(target.cell)
+        self._publish(batch_line(target, len(supposed.scores), bound))
+        # Where it fell for all tenants together, that says enough.
+        for start in [start for start in supposed.starts if not start.cell.tenant] or supposed.starts:
             self._publish(withdrawal_line(target, start))
-        for floor, verdict in target.verdicts(estimates).items():
-            if verdict != before[floor] and not starts:
+        for floor, verdict in target.verdicts(supposed.estimates).items():
+            if verdict != before[floor] and all(start.cell != target.cell for start in supposed.starts):
                 self._publish(verdict_line(target, floor, verdict, bound))
+
+    async def _record(
+        self, target: Target, judged: Sequence[tuple[Examined, Judgement]]
+    ) -> tuple[Mapping[Floor, Verdict], Supposition] | None:
+        """Has the router record scores, and what follows from them and all that others have had recorded by then.
+
+        Returns:
+            What was known before, and what is known with them; None where the target was edited, and nothing recorded.
+        """
+        answers = {one.sample.sample_id: one.generated for one, _ in judged}
+        for left in reversed(range(REPORT_TRIES)):
+            plan = await self._knowledge.refresh()
+            present = plan.target(target.cell)
+            if present is None or (present.revision, present.grader) != (target.revision, target.grader):
+                return None
+            await self._knowledge.ensure()
+            before = target.verdicts(self._knowledge.estimates)
+            fresh = [one for one in judged if self._is_fresh(target, *one)]
+            supposed = await self._knowledge.suppose([_score(target, *one, plan.now) for one in fresh])
+            if not supposed.scores:
+                break
+            try:
+                await self._router.report(
+                    [Outcome(score, answers[score.sample_id]) for score in supposed.scores],
+                    target.bounds(supposed.estimates, supposed.scores, supposed.starts),
+                    supposed.starts,
+                    supposed.position,
+                )
+                break
+            except PithError as error:
+                if error.reason != SCORES_MOVED or not left:
+                    raise
+                if left == REPORT_TRIES - 1:
+                    self._publish(f"{target.label}: another evaluator reported meanwhile: bounds are made anew")
+        return before, supposed
+
+    def _is_fresh(self, target: Target, examined: Examined, judgement: Judgement) -> bool:
+        """Whether the sample was served since the judge last found a change: it may have done so since it was drawn."""
+        changed_at = self._knowledge.changed_at.get((target.cell, judgement.judge))
+        return changed_at is None or examined.sample.served_at > changed_at
 
     def _count_unscored(self, target: Target, unscored: Sequence[Unscored]) -> None:
         self.unscored += len(unscored)

@@ -13,6 +13,7 @@ from common.metrics import Metrics
 from evaluator.client import RouterClient, back_off_seconds
 from evaluator.config import EvaluatorConfig
 from evaluator.evaluation import Evaluation, judgeable
+from evaluator.invalidation import withdraw_outdated
 from evaluator.judges.base import Judge
 from evaluator.knowledge import Knowledge
 from evaluator.samples import EvaluationPlan
@@ -101,7 +102,7 @@ class EvaluationLoop:
         """One look at whether to evaluate, and the evaluation; the fault that it met."""
         try:
             await self.knowledge.ensure()
-            plan = await self.knowledge.refresh()
+            plan = await withdraw_outdated(self._router, self.knowledge, self._judge)
             if not self._cut_short:
                 self.last_fault = ""
             if not self._should_run(plan) or self._stopping.is_set():

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from common.errors import PithError
-from common.quality.bound import EpochReason, EpochStart, Floor, FloorKind, QualityBound
+from common.quality.bound import EpochReason, EpochStart, Floor, FloorKind, QualityBound, beside
 from common.quality.estimates import Verdict
 from evaluator.samples import Target
 
@@ -73,24 +73,26 @@ def verdict_line(target: Target, floor: Floor, verdict: Verdict, bound: QualityB
     if bound is None or verdict == "undecided":
         return f"{target.label} undecided at {floor.quality:.3f}"
     if verdict == "open":
-        return f"{target.label} opened: bound {_lower(bound, floor.kind):.3f} >= {floor.quality:.3f}"
+        return f"{target.label} opened: bound {beside(_lower(bound, floor.kind), floor.quality)} >= {floor.quality:.3f}"
     if floor.kind is FloorKind.RELATIVE:
-        return f"{target.label} closed: share at most {bound.upper:.3f} < {floor.quality:.3f}"
+        return f"{target.label} closed: share at most {beside(bound.upper, floor.quality)} < {floor.quality:.3f}"
     return f"{target.label} closed: its mean quality is below {floor.quality:.3f}"
 
 
 def batch_line(target: Target, scored: int, bound: QualityBound | None) -> str:
-    """Such as "extraction/L2: 16 samples scored, share at least 0.823 by 64"."""
+    """Such as "extraction/L2: 16 samples scored, share at least 0.823 after 64"."""
     if bound is None:
         return f"{target.label}: {scored} samples scored"
-    return f"{target.label}: {scored} samples scored, share at least {bound.lower:.3f} by {bound.samples}"
+    return f"{target.label}: {scored} samples scored, share at least {bound.lower:.3f} after {bound.samples}"
 
 
 def withdrawal_line(target: Target, start: EpochStart) -> str:
-    """Such as "extraction/L2 withdrawn: quality has fallen below 0.950"."""
+    """Such as "extraction/L2 withdrawn: quality has fallen below 0.950"; of a tenant's own bound, "extraction/L2 for
+    tenant acme withdrawn"."""
+    what = f"{target.label} for tenant {start.cell.tenant}" if start.cell.tenant else target.label
     if start.reason is EpochReason.DRIFT and start.floor is not None:
-        return f"{target.label} withdrawn: quality has fallen below {start.floor.quality:.3f}"
-    return f"{target.label} withdrawn: quality has changed"
+        return f"{what} withdrawn: quality has fallen below {start.floor.quality:.3f}"
+    return f"{what} withdrawn: quality has changed"
 
 
 def _lower(bound: QualityBound, kind: FloorKind) -> float:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from common.carbon.intensity import Signal
-from common.quality.bound import Cell, Floor
+from common.quality.bound import BoundMethod, Cell, EpochStart, Floor, PairedScore, QualityBound
+from common.quality.corrected import LEAST_PAIRS
 from common.quality.estimates import Estimates, Verdict
+from common.quality.mix import TaskMix
 
 L0 = "L0"
 """The baseline: no directive."""
@@ -32,17 +34,23 @@ class Target:
     """Samples with a reference that lack a score of this directive."""
     relative_carbon: float | None
     """Predicted carbon as a share of L0's; None where unknown."""
+    judge: str = ""
+    """Of the bound in force; empty where there is none."""
+    mix: TaskMix | None = None
+    """What was asked for when the scores were gathered that it rests on, and what is asked for now; None where that was
+    not asked for, or cannot be told yet."""
 
     @property
     def label(self) -> str:
         return f"{self.cell.task}/{self.cell.directive}"
 
-    def verdicts(self, estimates: Estimates) -> dict[Floor, Verdict]:
-        """What is known at each floor."""
-        bound = estimates.bound(self.cell)
+    def verdicts(self, estimates: Estimates, own: Cell | None = None) -> dict[Floor, Verdict]:
+        """What is known at each floor; with a tenant's own cell, of that tenant's quality."""
+        cell = own or self.cell
+        bound = estimates.bound(cell)
         if bound is None or bound.revision != str(self.revision):
             return dict.fromkeys(self.floors, "undecided")
-        return {floor: estimates.settled(self.cell, floor.quality, floor.kind) for floor in self.floors}
+        return {floor: estimates.settled(cell, floor.quality, floor.kind) for floor in self.floors}
 
     def verdict(self, estimates: Estimates) -> Verdict:
         """Undecided while it is so at any floor, else open where it is open at one."""
@@ -50,6 +58,30 @@ class Target:
         if not verdicts or "undecided" in verdicts:
             return "undecided"
         return "open" if "open" in verdicts else "closed"
+
+    def bounds(
+        self, estimates: Estimates, scores: Sequence[PairedScore], starts: Sequence[EpochStart]
+    ) -> tuple[QualityBound, ...]:
+        """What follows from new scores, and the ends of epochs that they brought: the bound of all tenants, and those
+        of the scores' tenants that tell on which side of some floor they are. Within an epoch they go on to do so;
+        but one that is corrected may come to tell nothing again, and then has to be in the place of what told.
+
+        Of a tenant only by the method of all: one that leaves a judge's liking for length in would not do as well.
+        """
+        bound = estimates.bound(self.cell)
+        if bound is None:
+            return ()
+        ended, tenants = {start.cell for start in starts}, {score.tenant for score in scores}
+        own = (estimates.bound(cell) for cell in estimates.of_tenants(self.cell) if cell.tenant in tenants)
+        found = (bound, *(one for one in own if one and one.method is bound.method and self._tells(estimates, one)))
+        # A bound of the few scores since a drop would only blur the withdrawal.
+        return tuple(one for one in found if one.cell not in ended)
+
+    def _tells(self, estimates: Estimates, own: QualityBound) -> bool:
+        """Whether a tenant's bound tells something, or may have done so since its epoch began."""
+        if own.method is BoundMethod.LENGTH_CORRECTED:
+            return own.samples >= LEAST_PAIRS
+        return bool({*self.verdicts(estimates, own.cell).values()} - {"undecided"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +93,8 @@ class EvaluationPlan:
     """(time, gCO2eq/kWh), hourly, oldest first."""
     now: datetime
     last_reported_at: datetime | None
+    withdrawals: tuple[EpochStart, ...] = ()
+    """The last of each cell and judge whose reason scores do not show."""
 
     def target(self, cell: Cell) -> Target | None:
         return next((target for target in self.targets if target.cell == cell), None)

@@ -10,7 +10,8 @@ For one (model, task), directives are tried from the least predicted carbon up:
 - One that has had a spell and is unlikely to clear its floor within ten more is left alone too, though its bounds do
   not rule it out: it is closed as it is, and more scores would most likely change nothing.
 - One that is open is looked at with a few fresh samples in each evaluation, and with more for as long as these fall
-  short of its floor, so that drift is noticed.
+  short of its floor, so that drift is noticed. One that is open for a single tenant, by the tenant's own scores, is
+  looked at with the few.
 
 Of several tasks' directives those that are open come first, then those that promise most: predicted saving of the
 waiting traffic x chance that the floor is cleared / cost of judging. An evaluation for open ones alone waits until
@@ -151,7 +152,9 @@ def _of_group(
         if verdict == "open":
             cleared = [floor for floor, at_floor in verdicts.items() if at_floor == "open"]
             wanted = economy.maintenance_samples - tally.drawn[target.cell]
-            if wanted <= 0 and any(tally.falls_short(target.cell, floor) for floor in cleared):
+            if wanted <= 0 and any(
+                tally.falls_short(target.cell, estimates.as_scored(target.cell, floor)) for floor in cleared
+            ):
                 wanted = economy.batch_samples
             samples = min(wanted, target.waiting, budget)
             # First, for it answers users: an undecided one may use up the rest of the budget.
@@ -163,11 +166,18 @@ def _of_group(
                 undecided = [cheaper for cheaper in undecided if _carbon(cheaper)[0] <= most]
                 break
             continue
-        if verdict != "undecided" or not target.floors or target.cell in tally.dry:
+        if not target.floors or target.cell in tally.dry:
             continue
         # Most of those that lie far below are ruled out within a spell, which says more than that they are unlikely.
-        if not _spells(target, estimates, economy) or _chance(target, estimates, economy) >= FUTILE_CHANCE:
+        if verdict == "undecided" and (
+            not _spells(target, estimates, economy) or _chance(target, estimates, economy) >= FUTILE_CHANCE
+        ):
             undecided.append(target)
+        elif _is_open_for_some(target, estimates):
+            samples = min(economy.maintenance_samples - tally.drawn[target.cell], target.waiting, budget)
+            if samples > 0:
+                budget -= samples
+                yield Batch(target, samples, samples, is_maintenance=True)
     if not undecided:
         return
     fresh = (target for target in undecided if not _spells(target, estimates, economy))
@@ -175,6 +185,11 @@ def _of_group(
     in_sight = min(first.waiting, budget)
     if in_sight > 0:
         yield Batch(first, min(economy.batch_samples, in_sight), in_sight, is_maintenance=False)
+
+
+def _is_open_for_some(target: Target, estimates: Estimates) -> bool:
+    """Whether it answers users though it is not open for all tenants together: by a tenant's own bound."""
+    return any("open" in target.verdicts(estimates, own).values() for own in estimates.of_tenants(target.cell))
 
 
 def _carbon(target: Target) -> tuple[float, str]:

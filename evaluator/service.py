@@ -6,23 +6,24 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import aclosing
 
-from pith.common.v1 import energy_pb2
 from pith.evaluator.v1 import evaluation_pb2
-from pith.router.v1 import feedback_pb2
+from pith.router.v1 import feedback_pb2, reviews_pb2
 
 from common.auth import Role
+from common.code_revision import code_revision
 from common.errors import FieldViolation, Violations, invalid_argument
 from common.grpc_server import Context
 from common.limits import MAX_ID_CHARACTERS
 from common.quality.bound import Cell
 from common.quality.estimates import Verdict
-from common.quality.graders import GRADERS, grade
-from common.quality.interval import Interval
+from common.quality.graders import GRADERS, grade, judge_name
 from common.quality.trial import DEFAULT_TRIAL_FLOOR, DEFAULT_TRIAL_SAMPLES, MAX_TRIAL_SAMPLES
+from evaluator.agreement import AgreementWatch
+from evaluator.agreement_messages import from_agreement, from_interval
 from evaluator.convert import from_bound, from_cell, from_time
-from evaluator.judges.reference import judge_name
 from evaluator.loop import EvaluationLoop
 from evaluator.progress import Progress
+from evaluator.review_client import ReviewClient
 from evaluator.trial import TrialOutcome, Trials, TrialStep
 
 DESCRIPTOR = evaluation_pb2.DESCRIPTOR.services_by_name["Evaluation"]
@@ -34,6 +35,7 @@ ROLES: Mapping[str, Collection[Role]] = {
     "TrialDirective": (),
     "SubmitRating": {Role.CLIENT},
     "ListPendingReviews": (),
+    "GetAgreement": (),
 }
 WATCHES = ("RunEvaluation", "TrialDirective")
 
@@ -49,11 +51,13 @@ _VERDICTS: Mapping[Verdict, evaluation_pb2.Verdict.ValueType] = {
 
 
 class EvaluationService:
-    """Speaks for loop and trials. SubmitRating and ListPendingReviews are not here: those answer UNIMPLEMENTED."""
+    """Speaks for loop, trials and agreement; what reviewers ask for and say, it passes on to the router."""
 
-    def __init__(self, loop: EvaluationLoop, trials: Trials) -> None:
+    def __init__(self, loop: EvaluationLoop, trials: Trials, reviews: ReviewClient, agreement: AgreementWatch) -> None:
         self._loop = loop
         self._trials = trials
+        self._reviews = reviews
+        self._agreement = agreement
 
     async def Score(self, request: evaluation_pb2.ScoreRequest, context: Context) -> evaluation_pb2.ScoreResponse:
         violations = Violations()
@@ -96,6 +100,27 @@ class EvaluationService:
             async for step in steps:
                 yield _from_trial(step)
 
+    async def ListPendingReviews(
+        self, request: evaluation_pb2.ListPendingReviewsRequest, context: Context
+    ) -> evaluation_pb2.ListPendingReviewsResponse:
+        asked = reviews_pb2.DrawReviewsRequest(
+            rater=request.rater, task=request.task if request.HasField("task") else None, count=request.count
+        )
+        return evaluation_pb2.ListPendingReviewsResponse(reviews=await self._reviews.draw(asked))
+
+    async def SubmitRating(
+        self, request: evaluation_pb2.SubmitRatingRequest, context: Context
+    ) -> evaluation_pb2.SubmitRatingResponse:
+        await self._reviews.record(
+            reviews_pb2.RecordReviewRequest(review_id=request.review_id, rater=request.rater, choice=request.choice)
+        )
+        return evaluation_pb2.SubmitRatingResponse()
+
+    async def GetAgreement(
+        self, request: evaluation_pb2.GetAgreementRequest, context: Context
+    ) -> evaluation_pb2.Agreement:
+        return from_agreement(await self._agreement.look(), self._agreement)
+
     async def ListEstimates(
         self, request: evaluation_pb2.ListEstimatesRequest, context: Context
     ) -> evaluation_pb2.ListEstimatesResponse:
@@ -114,6 +139,7 @@ class EvaluationService:
             carbon_grams=loop.spending.carbon_grams,
             last_fault=loop.last_fault,
             answers_generated=loop.spending.answers,
+            version=code_revision(),
         )
 
     def _estimate(self, cell: Cell) -> evaluation_pb2.Estimate:
@@ -160,11 +186,11 @@ def _from_outcome(outcome: TrialOutcome) -> evaluation_pb2.TrialResult:
         model=outcome.model,
         output_tokens=result.output_tokens,
         baseline_output_tokens=result.baseline_output_tokens,
-        token_share=_from_interval(result.token_share),
+        token_share=from_interval(result.token_share),
         quality=result.quality,
         baseline_quality=result.baseline_quality,
-        quality_share=_from_interval(result.quality_share),
-        energy_share=_from_interval(result.energy_share),
+        quality_share=from_interval(result.quality_share),
+        energy_share=from_interval(result.energy_share),
         recommendation=evaluation_pb2.Recommendation.Value(f"RECOMMENDATION_{result.recommendation}"),
         explanation=result.explanation,
         pairs=[
@@ -177,16 +203,4 @@ def _from_outcome(outcome: TrialOutcome) -> evaluation_pb2.TrialResult:
             )
             for pair in result.pairs
         ],
-    )
-
-
-def _from_interval(interval: Interval | None) -> energy_pb2.Interval | None:
-    if interval is None:
-        return None
-    return energy_pb2.Interval(
-        value=interval.value,
-        lower=interval.lower,
-        upper=interval.upper,
-        confidence=interval.confidence,
-        method=interval.method,
     )

@@ -40,13 +40,14 @@ from router.redaction import Redaction
 from router.replay.simulate import Simulator
 from router.retention import Retention
 from router.seal import KEY_BYTES, Sealer
-from router.services import access, directives, feedback, generation, policies, reports
+from router.services import access, directives, feedback, generation, policies, reports, reviews
 from router.services.access import AccessService
 from router.services.directives import DirectivesService
 from router.services.feedback import FeedbackService
 from router.services.generation import GenerationService, KeptAnswer
 from router.services.policies import PoliciesService
 from router.services.reports import ReportsService
+from router.services.reviews import ReviewsService
 from router.snapshot import SnapshotKeeper, seed
 from router.spending import Spending
 from router.status import StatusReader
@@ -226,6 +227,7 @@ class Router:
             feedback.SERVICE,
             roles=feedback.ROLES,
         )
+        self.server.add(ReviewsService(database, clock, secret), reviews.SERVICE, roles=reviews.ROLES)
         self.server.add(AccessService(database, keeper, clock, self._auth), access.SERVICE, roles=access.ROLES)
         status = StatusReader(
             self.metrics,

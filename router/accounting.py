@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from router.optimizer.costs import CostBook
 from router.optimizer.latency import LatencyBook
 from router.optimizer.pricing import Lengths
 from router.redaction import Redaction
-from router.samples import Answer, Sample
+from router.samples import Answer, Sample, sample_id
 from router.spending import Spending
 
 
@@ -166,11 +165,8 @@ class Accountant:
         sampling.suppressed_words[:] = map(self._redaction.text, sampling.suppressed_words)
         limits.stop[:] = map(self._redaction.text, limits.stop)
         directive, tokens = answered.decision.directive, answered.finished.usage.output_tokens
-        # The same for the same record, so that what is written twice is there once; another day's request of that id is
-        # another sample.
-        name = f"{answered.tenant}\x1f{answered.request_id}\x1f{answered.started_at.isoformat()}"
         return Sample(
-            sample_id=hashlib.blake2b(name.encode(), key=self._secret, digest_size=16).hexdigest(),
+            sample_id=sample_id(self._secret, answered.tenant, answered.request_id, answered.started_at),
             tenant=answered.tenant,
             model=answered.model,
             task=request.task,

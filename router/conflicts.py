@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import IntEnum
 
 from common.quality.bound import Cell, FloorKind
-from router.directives.decide import Snapshot, bound_value, open_bound
+from router.directives.decide import Snapshot, bound_value, open_bound, own_bound
 from router.directives.levels import L0, Directive, Placement
-from router.directives.policy import Mode, Policy, WhenSpent
+from router.directives.policy import Mode, Policy, WhenSpent, match
 
 
 class Severity(IntEnum):
@@ -286,12 +286,14 @@ def _all_closed(
             continue
         closed: list[tuple[float, str]] = []
         for cell in cells.get(name, ()):
-            if (acting.get((policy.tenant, cell.task)) or acting.get((policy.tenant, ""))) is not policy:
+            of_tenant = cell if cell.tenant else replace(cell, tenant=policy.tenant)
+            if match(acting.values(), of_tenant.tenant, cell.task) is not policy:
                 continue
-            bound, why = open_bound(snapshot, policy, cell.model, cell.task, name, policy.floor, now)
+            bound, why = open_bound(snapshot, policy, of_tenant, policy.floor, now)
             if bound is not None:
                 return
-            value = bound_value(snapshot.bounds[cell], policy)
+            known = own_bound(snapshot, policy, of_tenant, policy.floor, now)[0] or snapshot.bounds.get(cell.of_all)
+            value = bound_value(known, policy) if known is not None else 0.0
             closed.append((value, f"{why} (task {cell.task!r}, model {cell.model})"))
         # Of many tasks, the one that lacks least.
         missing.append(max(closed)[1] if closed else f"{name}: no quality bound for it yet")

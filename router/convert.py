@@ -71,6 +71,7 @@ def to_bound(message: feedback_pb2.QualityBound) -> QualityBound:
         upper=message.upper,
         share=message.share if message.HasField("share") else None,
         absolute_lower=message.absolute_lower,
+        absolute_upper=message.absolute_upper if message.HasField("absolute_upper") else 1.0,
         samples=message.samples,
         judge=message.judge,
         revision=str(message.directive_revision),
@@ -90,6 +91,7 @@ def from_bound(bound: QualityBound) -> feedback_pb2.QualityBound:
         upper=bound.upper,
         share=bound.share,
         absolute_lower=bound.absolute_lower,
+        absolute_upper=bound.absolute_upper if bound.absolute_upper < 1 else None,
         samples=bound.samples,
         judge=bound.judge,
         directive_revision=int(bound.revision),
@@ -155,7 +157,7 @@ def to_comparison(message: feedback_pb2.Comparison) -> Comparison:
     return Comparison(message.characters, message.baseline_characters, message.shown_first, message.shown_second)
 
 
-def from_score(score: Score) -> feedback_pb2.ListScoresResponse.ScoredSample:
+def from_score(score: Score, outdated: bool = False) -> feedback_pb2.ListScoresResponse.ScoredSample:
     return feedback_pb2.ListScoresResponse.ScoredSample(
         cell=from_cell(score.cell),
         sample_id=score.sample_id,
@@ -169,6 +171,7 @@ def from_score(score: Score) -> feedback_pb2.ListScoresResponse.ScoredSample:
         ),
         scored_at=timestamp(score.scored_at),
         tenant=score.tenant,
+        outdated=outdated,
     )
 
 

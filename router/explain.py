@@ -10,7 +10,7 @@ from pith.router.v1 import generation_pb2, policies_pb2
 from common.energy.reading import Energy, EnergySource
 from common.quality.bound import Cell
 from router import convert, policy_messages
-from router.directives.decide import Facts, Snapshot, Spent, bound_value, decide, nothing_spent, open_bound
+from router.directives.decide import Facts, Snapshot, Spent, bound_value, decide, nothing_spent, open_bound, own_bound
 from router.directives.levels import L0
 from router.directives.policy import Policy
 from router.directives.traits import traits_of
@@ -61,14 +61,16 @@ def explain(
 def _candidate(
     name: str, facts: Facts, policy: Policy, snapshot: Snapshot, now: datetime
 ) -> policies_pb2.ExplainResponse.Candidate:
-    shares = dict(snapshot.plan.shares(policy.name, facts.model, facts.task))
+    shares = dict(snapshot.plan.shares(policy.name, facts.model, facts.task, facts.tenant))
     planned = shares.get(name, 0.0)
     if name == L0.name:
         why = f"{name}: no directive, always open"
         return policies_pb2.ExplainResponse.Candidate(directive=name, open=True, why=why, planned_share=planned)
     floor = max(policy.floor, facts.floor or 0.0)
-    found, why = open_bound(snapshot, policy, facts.model, facts.task, name, floor, now)
-    known = snapshot.bounds.get(Cell(facts.model, facts.task, name))
+    cell = Cell(facts.model, facts.task, name, facts.tenant)
+    found, why = open_bound(snapshot, policy, cell, floor, now)
+    own, _ = own_bound(snapshot, policy, cell, floor, now)
+    known = own or snapshot.bounds.get(cell.of_all)
     return policies_pb2.ExplainResponse.Candidate(
         directive=name,
         open=found is not None,

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import TypeVar
 
 from pith.router.v1 import feedback_pb2
@@ -106,14 +107,20 @@ def _check_bound(faults: Violations, at: str, bound: feedback_pb2.QualityBound, 
     _check_cell(faults, f"{at}.cell", bound.cell)
     _check_revision(faults, at, bound.directive_revision)
     _check_id(faults, f"{at}.judge", bound.judge)
-    for field in ("lower", "upper", "share"):
-        value = getattr(bound, field)
+    for field in ("lower", "upper", "share", "raw.lower", "raw.upper", "raw.share"):
+        value = attrgetter(field)(bound)
         faults.require(
             math.isfinite(value) and value >= 0, f"{at}.{field}", f"is {value:g}; must be finite and at least 0"
         )
     faults.require(not bound.lower > bound.upper, f"{at}.lower", f"is {bound.lower:g}, above upper {bound.upper:g}")
     faults.require(
         0 <= bound.absolute_lower <= 1, f"{at}.absolute_lower", f"is {bound.absolute_lower:g}; must be in [0, 1]"
+    )
+    # Otherwise it says the opposite of absolute_lower, or nothing: NaN would close no directive and open none.
+    faults.require(
+        not bound.HasField("absolute_upper") or bound.absolute_lower <= bound.absolute_upper <= 1,
+        f"{at}.absolute_upper",
+        f"is {bound.absolute_upper:g}; must be in [absolute_lower, 1]",
     )
     faults.require(
         1 <= bound.samples <= MAX_SAMPLES, f"{at}.samples", f"is {bound.samples:,}; must be 1 to {MAX_SAMPLES:,}"

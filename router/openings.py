@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
-from common.quality.bound import Cell
-from router.directives.decide import Snapshot, open_bound
-from router.directives.policy import Mode, Policy, match
+from common.quality.bound import Cell, QualityBound
+from router.directives.decide import Snapshot, open_bound, own_bound
+from router.directives.policy import Mode, Policy, deciding, match
 
 
-def deciding(policies: Sequence[Policy], task: str) -> tuple[Policy, ...]:
-    """The policies, not OFF, that decide for some tenant's requests of a task, by name.
-
-    A tenant's own policies go before those for every tenant, so each tenant's best is told among its own; that of no
-    tenant decides for all tenants that have none.
-    """
-    of_tenant: dict[str, list[Policy]] = {}
-    for policy in policies:
-        of_tenant.setdefault(policy.tenant, []).append(policy)
-    best = (match(own, tenant, task) for tenant, own in of_tenant.items())
-    return tuple(sorted((p for p in best if p and p.mode is not Mode.OFF), key=lambda policy: policy.name))
-
-
-def allowing(policies: Sequence[Policy], task: str, directive: str) -> tuple[Policy, ...]:
-    """Of those that decide for the task, the ones that allow the directive."""
+def allowing(policies: Sequence[Policy], task: str, directive: str, tenant: str = "") -> tuple[Policy, ...]:
+    """Of those that decide for the task, the ones that allow the directive; for one tenant at most the one that decides
+    for it."""
+    if tenant:
+        policy = match(policies, tenant, task)
+        return (policy,) if policy and policy.mode is not Mode.OFF and directive in policy.directives else ()
     return tuple(policy for policy in deciding(policies, task) if directive in policy.directives)
 
 
+def opening(snapshot: Snapshot, policy: Policy, cell: Cell, now: datetime) -> tuple[QualityBound | None, str]:
+    """The bound by which requests of the cell's tenant, or of the policy's, may get the directive, callers' own floors
+    left out of account; None where it is closed. And in words why."""
+    return open_bound(snapshot, policy, _of_whom(cell, policy), policy.floor, now)
+
+
 def is_open(snapshot: Snapshot, policy: Policy, cell: Cell, now: datetime) -> bool:
-    """Whether a request under the policy may get the directive, callers' own floors left out of account."""
-    bound, _ = open_bound(snapshot, policy, cell.model, cell.task, cell.directive, policy.floor, now)
+    """As `opening`: whether there is one."""
+    bound, _ = opening(snapshot, policy, cell, now)
     return bound is not None
+
+
+def opens(snapshot: Snapshot, policy: Policy, cell: Cell, now: datetime) -> bool | None:
+    """Whether the cell's own bound opens the directive, or closes it; None where it is for another's to decide: that of
+    a tenant alone where it tells, else that of all tenants."""
+    whom = _of_whom(cell, policy)
+    own, _ = own_bound(snapshot, policy, whom, policy.floor, now)
+    if (own is not None) != bool(cell.tenant):
+        return None
+    return is_open(snapshot, policy, whom, now)
+
+
+def _of_whom(cell: Cell, policy: Policy) -> Cell:
+    return cell if cell.tenant else replace(cell, tenant=policy.tenant)

@@ -28,8 +28,8 @@ def write_token(kind: str, after: str | int | tuple[str, ...]) -> str:
     return base64.urlsafe_b64encode(json.dumps([kind, after]).encode()).decode().rstrip("=")
 
 
-def read_token(kind: str, token: str, start: Key) -> Key:
-    """After what to go on: `start` for the first page, whose token is empty.
+def read_token(kind: str, token: str, start: Key, field: str = "page_token") -> Key:
+    """After what to go on: `start` for the first page, whose token is empty. `field` is where the token stood.
 
     Raises:
         PithError: INVALID_ARGUMENT, not a token of this list.
@@ -40,8 +40,11 @@ def read_token(kind: str, token: str, start: Key) -> Key:
         text = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         _, after = json.loads(text)
         after = tuple(after) if isinstance(start, tuple) else after
+        # Half a pair of surrogates is no text that a database takes.
+        json.dumps(after, ensure_ascii=False).encode()
         if (
             type(after) is type(start)
+            and (not isinstance(after, tuple) or (len(after) == len(start) and all(type(a) is str for a in after)))
             and token == write_token(kind, after)
             and (not isinstance(after, int) or 0 <= after <= MAX_POSITION)
         ):
@@ -49,7 +52,7 @@ def read_token(kind: str, token: str, start: Key) -> Key:
     except (ValueError, TypeError, RecursionError):
         pass
     fault = f"is not a token of this list; must be the next_page_token of a page of {kind}, or empty"
-    raise invalid_argument([FieldViolation("page_token", fault)])
+    raise invalid_argument([FieldViolation(field, fault)])
 
 
 def page(

@@ -11,6 +11,8 @@ from common.quality.bound import FloorKind
 from router.convert import timestamp
 from router.directives.levels import Directive, Placement, TemplateValue
 from router.directives.policy import CarbonBudget, LatencyObjective, Mode, Policy, Trait, WhenSpent
+from router.store.directives import DirectiveRevision
+from router.store.policies import PolicyRevision
 
 
 def to_directive(message: directives_pb2.Directive) -> Directive:
@@ -43,6 +45,12 @@ def from_directive(directive: Directive) -> directives_pb2.Directive:
         etag=directive.etag,
         updated_at=timestamp(directive.updated_at),
         updated_by=directive.updated_by,
+    )
+
+
+def from_directive_revision(revision: DirectiveRevision) -> directives_pb2.DirectiveRevision:
+    return directives_pb2.DirectiveRevision(
+        directive=from_directive(revision.directive), action=revision.action.value, reason=revision.reason
     )
 
 
@@ -93,6 +101,12 @@ def from_policy(policy: Policy) -> policies_pb2.Policy:
         etag=policy.etag,
         updated_at=timestamp(policy.updated_at),
         updated_by=policy.updated_by,
+    )
+
+
+def from_policy_revision(revision: PolicyRevision) -> policies_pb2.PolicyRevision:
+    return policies_pb2.PolicyRevision(
+        policy=from_policy(revision.policy), action=revision.action.value, reason=revision.reason
     )
 
 

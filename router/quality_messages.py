@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from pith.router.v1 import feedback_pb2, policies_pb2
 
 from common.quality.bound import EpochReason, EpochStart, Floor, FloorKind
+from common.quality.mix import Part, TaskMix
 from router import convert, policy_messages
 
 
@@ -24,6 +26,17 @@ def to_withdrawal(message: feedback_pb2.Withdrawal, withdrawn_at: datetime) -> E
         if message.HasField("floor")
         else None,
     )
+
+
+def from_mix(mix: TaskMix) -> feedback_pb2.EvaluationPlan.Mix:
+    return feedback_pb2.EvaluationPlan.Mix(lengths=_from_parts(mix.lengths), tenants=_from_parts(mix.tenants))
+
+
+def _from_parts(parts: Mapping[str, Part]) -> list[feedback_pb2.EvaluationPlan.Part]:
+    return [
+        feedback_pb2.EvaluationPlan.Part(category=name, before=part.before, recent=part.recent)
+        for name, part in parts.items()
+    ]
 
 
 def from_withdrawal(start: EpochStart) -> feedback_pb2.Withdrawal:

@@ -7,14 +7,18 @@ from datetime import datetime
 from typing import Any
 
 from pith.common.v1 import energy_pb2
+from pith.router.v1 import policies_pb2
 from pith.router.v1 import reports_pb2 as pb
 
 from common.carbon.accounting import sci
 from common.carbon.intensity import Signal
 from common.energy.reading import EnergySource
 from common.errors import Violations
-from router import convert
+from router import convert, policy_messages, quality_messages
+from router.history.step import Cause, Opening, PolicyChange, Step
+from router.store.directives import DirectiveRevision
 from router.store.idle import IdleTotals
+from router.store.quality import BoundRecord
 from router.store.reports import OtherSignal, Totals
 
 BOUNDARY = (
@@ -115,3 +119,49 @@ def _boundary(total: Totals, evaluation: Totals, idle: Sequence[IdleTotals]) -> 
 
 def _from_source(source: EnergySource | None) -> energy_pb2.EnergySource.ValueType:
     return energy_pb2.ENERGY_SOURCE_UNSPECIFIED if source is None else convert.from_energy_source(source)
+
+
+def from_step(step: Step) -> pb.QualityStep:
+    message = pb.QualityStep(
+        time=convert.timestamp(step.at),
+        cell=convert.from_cell(step.cell),
+        cause=pb.QualityStepCause.Value(f"QUALITY_STEP_CAUSE_{step.cause.name}"),
+        openings=map(_from_opening, step.openings),
+    )
+    record, change = step.record, step.change
+    if record is not None:
+        message.evidence.CopyFrom(_from_record(record))
+        if record.withdrawal is not None and step.cause is Cause.WITHDRAWAL:
+            message.withdrawal.CopyFrom(quality_messages.from_withdrawal(record.withdrawal))
+    if isinstance(change, DirectiveRevision):
+        message.directive.CopyFrom(policy_messages.from_directive_revision(change))
+    elif isinstance(change, PolicyChange):
+        message.policy.CopyFrom(policy_messages.from_policy_revision(change.revision))
+        if change.before is not None:
+            message.policy_before.CopyFrom(policy_messages.from_policy(change.before))
+    return message
+
+
+def _from_record(record: BoundRecord) -> pb.QualityStep.Evidence:
+    return pb.QualityStep.Evidence(
+        bound=convert.from_bound(record.bound),
+        evaluator=record.reporter.evaluator,
+        code_revision=record.reporter.code_revision,
+        position=record.reporter.position,
+        reported_at=convert.timestamp(record.reported_at),
+    )
+
+
+def _from_opening(opening: Opening) -> pb.QualityStep.Opening:
+    policy = opening.policy
+    return pb.QualityStep.Opening(
+        policy=policy.name,
+        policy_revision=policy.revision,
+        mode=policies_pb2.Mode.Value(f"MODE_{policy.mode.name}"),
+        floor=policy.floor,
+        floor_kind=policy_messages.from_floor_kind(policy.floor_kind),
+        was_open=opening.was_open,
+        open=opening.is_open,
+        explanation=opening.why,
+        bound_max_age_seconds=policy.bound_max_age_seconds,
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from common.quality.bound import Cell
 from common.quality.pairwise import Comparison
@@ -38,6 +39,13 @@ class Sample:
     grader: str
     served_at: datetime
     answers: tuple[Answer, ...]
+
+
+def sample_id(secret: bytes, tenant: str, request_id: str, started_at: datetime) -> str:
+    """Of a served request: the same for the same ledger entry, so that what is written twice is there once; another
+    day's request of that id is another sample. Callers, who choose request ids, do not know it."""
+    name = f"{tenant}\x1f{request_id}\x1f{started_at.astimezone(UTC).isoformat()}"
+    return hashlib.blake2b(name.encode(), key=secret, digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

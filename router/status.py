@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 
 import structlog
 from pith.router.v1 import reports_pb2 as pb
 
 from common.carbon.intensity import Intensity, IntensityProvider
 from common.clock import Clock
+from common.code_revision import code_revision
 from common.metrics import Metrics
 from router import convert, policy_messages
 from router.directives.decide import Reason
@@ -46,6 +46,7 @@ class StatusReader:
         self._intensities = intensities
         self._clock = clock
         self._draining = draining
+        self._version = code_revision()
         self._started_at = clock.now()
         stale = metrics.gauge(
             "snapshot", "1 while decisions rest on what the database said before it went away.", unit="stale"
@@ -57,7 +58,7 @@ class StatusReader:
     def read(self) -> pb.RouterStatus:
         now, snapshot = self._clock.now(), self._keeper.snapshot
         status = pb.RouterStatus(
-            version=_version(),
+            version=self._version,
             now=convert.timestamp(now),
             started_at=convert.timestamp(self._started_at),
             draining=self._draining(),
@@ -118,10 +119,3 @@ class StatusReader:
             for sample in family.samples:
                 if sample.name == name:
                     yield sample.labels, sample.value
-
-
-def _version() -> str:
-    try:
-        return version("pith")
-    except PackageNotFoundError:  # run from a checkout
-        return "unknown"

@@ -13,6 +13,20 @@ MAX_CLOCK_SKEW_SECONDS = 300.0
 """How far ahead of a router's clock the time of a bound may be."""
 
 
+def is_of_future(at: datetime, now: datetime) -> bool:
+    """Whether a time is so far ahead that the clock must have gone back since."""
+    return (at - now).total_seconds() > MAX_CLOCK_SKEW_SECONDS
+
+
+def beside(value: float, floor: float) -> str:
+    """A bound as words about a floor have it: of three digits, or of more where they would read as the floor's."""
+    digits = 3
+    if abs(value - floor) < 1e-3 and value != floor:
+        while digits < 9 and f"{value:.{digits}f}" == f"{floor:.{digits}f}":
+            digits += 1
+    return f"{value:.{digits}f}"
+
+
 class FloorKind(StrEnum):
     """What a floor is measured against."""
 
@@ -98,7 +112,7 @@ class RawShare:
 
 @dataclass(frozen=True, slots=True)
 class QualityBound:
-    """Confidence bounds of one cell: of the share of L0's quality, and from below of the mean quality.
+    """Confidence bounds of one cell: of the share of L0's quality, and of the mean quality.
 
     share is the point estimate, None where L0 scored nothing; updated_at is the time of the latest score, since that of
     the earliest. raw is there where the method is LENGTH_CORRECTED.
@@ -116,14 +130,19 @@ class QualityBound:
     method: BoundMethod = BoundMethod.BETTING
     raw: RawShare | None = None
     since: datetime | None = None
+    absolute_upper: float = 1.0
 
     def is_open(self, floor: float, floor_kind: FloorKind, now: datetime, max_age_seconds: float) -> bool:
         """Whether the directive may be served at that floor; never without samples, on a bound too old, or on one from
         the future: a clock that was set back would keep it fresh for good.
         """
-        is_fresh = -MAX_CLOCK_SKEW_SECONDS <= (now - self.updated_at).total_seconds() <= max_age_seconds
         lower = self.lower if floor_kind is FloorKind.RELATIVE else self.absolute_lower
-        return self.samples > 0 and is_fresh and lower >= floor
+        return self.is_fresh(now, max_age_seconds) and lower >= floor
+
+    def is_fresh(self, now: datetime, max_age_seconds: float) -> bool:
+        """Whether it rests on samples, the latest of which is neither too old nor from the future."""
+        age_seconds = (now - self.updated_at).total_seconds()
+        return self.samples > 0 and -MAX_CLOCK_SKEW_SECONDS <= age_seconds <= max_age_seconds
 
 
 class EpochReason(StrEnum):
@@ -137,6 +156,8 @@ class EpochReason(StrEnum):
     """No single share agrees with all scores, so it has changed; and no floor is cleared (any more)."""
     TASK_MIX = "TASK_MIX"
     """What is asked for under the task's name is no longer what the scores are of."""
+    JUDGE = "JUDGE"
+    """Another judge's scores count, or the grader has other rules: what this one found stays, and decides nothing."""
 
 
 @dataclass(frozen=True, slots=True)

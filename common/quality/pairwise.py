@@ -3,7 +3,8 @@
 A judge says how far it prefers the directive's answer, in [0, 1], a tie being 1/2, once in each order. The mean of both
 is the answer's quality. L0's quality is 1/2, a tie with itself. So the share of L0's quality that a directive keeps is
 twice the mean preference: a floor of 0.95 asks for a preference of 0.475, and a share above 1 says that the judge likes
-the directive's answers better. An absolute floor is one of the preference itself.
+the directive's answers better. An absolute floor is one of the preference itself. The mean that decides is not that of
+the preferences as they are, but of what they would be at equal length (`corrected`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Comparison:
     """
 
     characters: int
-    """Of the directive's answer, whole."""
+    """Of the directive's answer, whole; 0 where it is blank."""
     baseline_characters: int
     shown_first: float
     """Preference for the directive's answer when it was shown first, in [0, 1]."""

@@ -3,20 +3,21 @@
 A judge says how far it prefers answer 2 to answer 1 of one instruction, y in [0, 1], a tie being 1/2. With d the
 difference of their lengths in characters, o = +1 where answer 2 was shown first and -1 where answer 1 was,
 
-    logit E[y] = strength of (generator 1, generator 2) + u of the instruction + slope s tanh(d / s) + position o
+    logit E[y] = strength of (generator 1, generator 2) + u of the instruction + slope l(d) + position o
 
-with u normal about 0: some instructions favour answer 2 whoever wrote it. The preference at equal length and balanced
-order is what remains with d = 0, as the mean over u and both o. That is the idea of the length-controlled AlpacaEval
-(Dubois et al., COLM 2024), with two differences. Slope and position are those of the judge, one for all generators:
-with one a generator, a model that always answers briefly has no contrast to learn it from. And instructions have a
-random effect in place of a difficulty known beforehand; it is integrated out (Gauss-Hermite), since effects that were
-estimated one by one would bias the slope away from 0.
+with l(d) the term of `length_term` and u normal about 0: some instructions favour answer 2 whoever wrote it. The
+preference at equal length and balanced order is what remains with d = 0, as the mean over u and both o. That is the
+idea of the length-controlled AlpacaEval (Dubois et al., COLM 2024), with two differences. Slope and position are those
+of the judge, one for all generators: with one a generator, a model that always answers briefly has no contrast to learn
+it from. And instructions have a random effect in place of a difficulty known beforehand; it is integrated out
+(Gauss-Hermite), since effects that were estimated one by one would bias the slope away from 0.
 
-s and the slope's ridge penalty are chosen from a fixed grid by the cross-validated likelihood of instructions that the
-fit did not see: the simplest (largest penalty, then nearest to linear) that is within one standard error of the best,
-so that no more is corrected than the pairs call for. Intervals are those of maximum likelihood with the sandwich
-variance over instructions: asymptotic, and they say nothing about looking often. y need not be 0 or 1: the logistic
-model is then a quasi-likelihood.
+The term's form and the slopes' ridge penalty are chosen by cross-validation, as `length_term` says. It is brought to a
+size of at most 1 here, so that under each of the penalties the form next to linear is one next to nothing: the simplest
+model corrects nothing. Intervals are those
+of maximum likelihood with the sandwich variance over instructions: asymptotic, and they say nothing about looking
+often; `corrected` has bounds that may be looked at. y need not be 0 or 1: the logistic model is then a
+quasi-likelihood.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from scipy.optimize import minimize
 
 from common.quality.confidence import ShareSequence
 from common.quality.interval import Interval
+from common.quality.length_term import FOLDS, LINEAR, PENALTIES, SCALES, Floats, length_term, sigmoid, simplest
 
 MAX_CHARACTERS = 10_000_000
 CHARACTERS_PER_UNIT = 1_000.0
@@ -39,18 +41,11 @@ RAW_METHOD = "betting confidence sequence for the mean preference, anytime-valid
 CORRECTED_METHOD = "logistic model at equal length and balanced order, sandwich variance over instructions, asymptotic"
 
 _Z = 1.959963984540054
-_LINEAR = 1e3
-_SCALES = (_LINEAR, 2.0, 1.0, 0.5)
-"""s in root mean squares of the lengths' differences, the simplest first."""
-_PENALTIES = (100.0, 10.0, 1.0, 1e-3)
-"""Of the squared slopes, whose features are about 1 in size; the simplest first."""
 _WEAK_PENALTY = 1e-2
 """Keeps a generator that won or lost every pair at a finite strength, and u of a finite spread."""
-_FOLDS = 5
 _NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(11)
 _LOG_NODE_WEIGHTS = np.log(_NODE_WEIGHTS / _NODE_WEIGHTS.sum())
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
@@ -140,7 +135,7 @@ def estimate(pairs: Sequence[Pair], rng: np.random.Generator) -> Preferences:
         length_slope=model.slope("length", parameters, covariance, model.length_per_unit),
         position=model.slope("position", parameters, covariance, 1.0),
         penalty=penalty,
-        scale_characters=model.scale_characters if scale != _LINEAR else None,
+        scale_characters=model.scale_characters if scale != LINEAR else None,
     )
 
 
@@ -189,10 +184,11 @@ class _Model:
 
     def __init__(self, data: _Data, scale: float, penalty: float) -> None:
         self._data = data
-        self.scale_characters = scale * data.typical_characters or CHARACTERS_PER_UNIT
+        self._scale = scale
+        self.scale_characters = scale * data.typical_characters
         columns: dict[str, Floats] = {}
         if data.typical_characters > 0:
-            columns["length"] = np.tanh(data.longer / self.scale_characters)
+            columns["length"] = length_term(data.longer, data.typical_characters, scale) / scale
         if data.order is not None:
             columns["position"] = data.order
         self._names = tuple(columns)
@@ -243,7 +239,7 @@ class _Model:
         at_node = np.add.reduceat(of_pair, data.begins) + _LOG_NODE_WEIGHTS  # [instructions, nodes]
         log_likelihood = np.logaddexp.reduce(at_node, axis=1)
         posterior = np.exp(at_node - log_likelihood[:, None])
-        residual = posterior[data.instruction] * (data.preference[:, None] - _sigmoid(logits))  # [pairs, nodes]
+        residual = posterior[data.instruction] * (data.preference[:, None] - sigmoid(logits))  # [pairs, nodes]
         return log_likelihood, residual.sum(axis=1), residual @ _NODES
 
     def _scores(self, parameters: Floats) -> Floats:
@@ -276,7 +272,7 @@ class _Model:
         place = self._generators + self._names.index("position") if "position" in self._names else None
         position = parameters[place] if place is not None else 0.0
         sides = np.array([[1.0], [-1.0]])
-        level = _sigmoid(parameters[generator] + spread * _NODES + position * sides)  # [sides, nodes]
+        level = sigmoid(parameters[generator] + spread * _NODES + position * sides)  # [sides, nodes]
         weights = np.exp(_LOG_NODE_WEIGHTS) / 2
         slope = weights * level * (1 - level)
         gradient = np.zeros_like(parameters)
@@ -291,7 +287,7 @@ class _Model:
     def length_per_unit(self) -> float:
         """What a slope of 1 is a 1,000 characters, at the typical difference."""
         typical = self._data.typical_characters or CHARACTERS_PER_UNIT
-        return math.tanh(typical / self.scale_characters) / typical * CHARACTERS_PER_UNIT
+        return float(length_term(np.array(typical), typical, self._scale)) / self._scale / typical * CHARACTERS_PER_UNIT
 
     def slope(self, name: str, parameters: Floats, covariance: Floats, factor: float) -> Interval | None:
         if name not in self._names:
@@ -303,23 +299,18 @@ class _Model:
 
 def _choose(data: _Data, rng: np.random.Generator) -> tuple[float, float]:
     """The simplest penalty and scale that is within one standard error of the likeliest on unseen instructions."""
-    fold = rng.permutation(data.instructions) % _FOLDS
+    fold = rng.permutation(data.instructions) % FOLDS
     unseen_of: dict[tuple[float, float], Floats] = {}
     near = None
-    for penalty in _PENALTIES:
-        for scale in _SCALES if data.typical_characters > 0 else _SCALES[:1]:
+    for penalty in PENALTIES:
+        for scale in SCALES if data.typical_characters > 0 else SCALES[:1]:
             model = _Model(data, scale, penalty)
             unseen = np.zeros(data.instructions)
             near = model.fit(start=near)
-            for held_out in range(_FOLDS):
+            for held_out in range(FOLDS):
                 unseen[fold == held_out] = model.log_likelihood(model.fit(fold != held_out, near))[fold == held_out]
             unseen_of[penalty, scale] = unseen
-    best = max(unseen_of.values(), key=np.sum)
-    for chosen, unseen in unseen_of.items():
-        worse = best - unseen
-        if worse.sum() <= math.sqrt(len(worse)) * worse.std():
-            return chosen
-    raise AssertionError("the best is as good as itself")
+    return simplest(unseen_of)
 
 
 def _on_logit_scale(value: float, gradient: Floats, covariance: Floats) -> Interval:
@@ -327,7 +318,7 @@ def _on_logit_scale(value: float, gradient: Floats, covariance: Floats) -> Inter
     slope = value * (1 - value)
     half = _Z * math.sqrt(max(0.0, float(gradient @ covariance @ gradient))) / slope
     logit = math.log(value / (1 - value))
-    lower, upper = (float(_sigmoid(np.array(logit + side * half))) for side in (-1, 1))
+    lower, upper = (float(sigmoid(np.array(logit + side * half))) for side in (-1, 1))
     return Interval(value, lower, upper, CONFIDENCE, CORRECTED_METHOD)
 
 
@@ -338,7 +329,3 @@ def _raw(preferences: Floats) -> Interval:
     value = float(preferences.mean())
     # Bounds are of the past as well; the mean of all may have left them by a hair.
     return Interval(value, min(sequence.lower, value), max(sequence.upper, value), CONFIDENCE, RAW_METHOD)
-
-
-def _sigmoid(logits: Floats) -> Floats:
-    return np.exp(-np.logaddexp(0, -logits))

@@ -36,7 +36,9 @@ class Assumption:
             raise ValueError(f"gained must be in [0, 1], got {self.gained!r}")
         least, most = self._gains, 1 + self._gains
         if not least <= self.share <= most:
-            raise ValueError(f"share must be {least:.4g} to {most:.4g} with what L0 leaves to gain, got {self.share!r}")
+            raise ValueError(
+                f"share must be {least:.4g} to {most:.4g}, as baseline quality and gained have it, got {self.share!r}"
+            )
 
     @property
     def _gains(self) -> float:

@@ -48,6 +48,8 @@ class EngineJudge:
         deadline_seconds: of a call, wall time.
     """
 
+    way = f"probabilities of one token, of at least {MIN_CHOICE_PROBABILITY} together, among {MAX_LOGPROBS}"
+
     def __init__(self, channel: grpc.aio.Channel, model: str, deadline_seconds: float, budget: JudgeBudget) -> None:
         self._channel = channel
         self._inference = inference_pb2_grpc.InferenceStub(channel)

@@ -55,7 +55,13 @@ class Verdict:
 
 
 class JudgeModel(Protocol):
-    """Compares two answers. One call is one question: no retries of its own."""
+    """Compares two answers. One call is one question: no retries of its own.
+
+    Attributes:
+        way: How the model is asked, and how its reply is read: scores by another way are those of another judge.
+    """
+
+    way: str
 
     async def identify(self) -> str:
         """The model that answers at present: name, and digest where it has one. Raises JudgeError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 from collections.abc import Sequence
@@ -9,8 +10,6 @@ from dataclasses import dataclass
 
 from evaluator.samples import Turn
 
-PROMPT_REVISION = 1
-"""Part of a judge's name: scores by another wording are those of another judge."""
 FIRST, SECOND, TIE = CHOICES = ("A", "B", "C")
 """What the judge replies: one of these alone."""
 
@@ -80,3 +79,16 @@ def _harmless(text: str) -> str:
     """Without what a template or a terminal would act upon."""
     # The space keeps what stood around a marker from becoming another.
     return _ROLE_MARKER.sub(" ", _CONTROL.sub("", text))
+
+
+def wording(way: str, max_characters: int) -> str:
+    """Part of a judge's name, the same for those alone who are asked the same in the same way: scores by another
+    wording are those of another judge.
+
+    Args:
+        way: how the model is asked, and how its reply is read.
+    """
+    turns = (Turn("system", "a"), Turn("user", "</s>\x00 b"))
+    shown = judge_prompt(turns, "c" * (max_characters + 1), "d", max_characters, random.Random(0))
+    told = "\x00".join((shown.system, shown.user, _ROLE_MARKER.pattern, _CONTROL.pattern, way))
+    return hashlib.sha256(told.encode()).hexdigest()[:8]

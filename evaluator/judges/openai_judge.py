@@ -30,6 +30,8 @@ class OpenAiJudge:
         timeout_seconds: wall time for a whole reply.
     """
 
+    way = f"at temperature 0, within {_MAX_OUTPUT_TOKENS} tokens, {_CHOICE.pattern}"
+
     def __init__(
         self,
         base_url: str,

@@ -14,7 +14,7 @@ from evaluator.client import back_off_seconds
 from evaluator.judges.base import Judgement, Unscored
 from evaluator.judges.budget import JudgeBudget
 from evaluator.judges.judge_model import Failure, JudgeError, JudgeModel, Verdict
-from evaluator.judges.judge_prompt import PROMPT_REVISION, judge_prompt
+from evaluator.judges.judge_prompt import judge_prompt, wording
 from evaluator.judges.queue import JudgeQueue
 from evaluator.samples import Sample
 
@@ -65,6 +65,7 @@ class PairwiseJudge:
         self._clock = clock
         self._attempts = attempts
         self._max_characters = max_characters
+        self._asked = wording(model.way, max_characters)
         self._rng = rng
         self._metrics = _JudgeMetrics(metrics)
         self._name = ""
@@ -84,7 +85,7 @@ class PairwiseJudge:
     async def prepare(self, graders: Collection[str]) -> None:
         if PAIRWISE in graders and self._unavailable() is None:
             try:
-                self._know(_name(await self._persistently_identified()))
+                self._know(_name(await self._persistently_identified(), self._asked))
             except JudgeError as fault:
                 self._note(fault)
 
@@ -101,7 +102,7 @@ class PairwiseJudge:
             return refusal
         try:
             if (settled := _settled(answer, baseline)) is not None:
-                name = self._name or _name(await self._persistently_identified())
+                name = self._name or _name(await self._persistently_identified(), self._asked)
                 shown_first = shown_second = settled
             else:
                 async with self._queue.place():
@@ -112,7 +113,10 @@ class PairwiseJudge:
                 self._give_up(sample)
             return Unscored(f"the judge: {fault}")
         self._know(name)
-        characters, baseline_characters = (min(len(text), MAX_COMPARED_CHARACTERS) for text in (answer, baseline))
+        # A blank answer has no length to be liked or disliked for.
+        characters, baseline_characters = (
+            min(len(text), MAX_COMPARED_CHARACTERS) if text.strip() else 0 for text in (answer, baseline)
+        )
         comparison = Comparison(characters, baseline_characters, shown_first, shown_second)
         return Judgement(comparison.quality, BASELINE_QUALITY, name, comparison)
 
@@ -126,7 +130,7 @@ class PairwiseJudge:
         if first.model != second.model:
             raise JudgeError(Failure.MALFORMED, "another model answered between the two orders")
         self._pauses = 0
-        return _name(first.model), first.first, 1 - second.first
+        return _name(first.model, self._asked), first.first, 1 - second.first
 
     async def _verdict(self, sample: Sample, first: str, second: str) -> Verdict:
         failed = unusable = 0
@@ -207,10 +211,10 @@ def _settled(answer: str, baseline: str) -> float | None:
     return None
 
 
-def _name(model: str) -> str:
+def _name(model: str, asked: str) -> str:
     # As the router takes names: one that it refuses would keep every score from it.
     legible = "".join(c if c.isprintable() else "?" for c in model[:_NAME_CHARACTERS])
-    return f"{PAIRWISE}:{legible}/prompt-{PROMPT_REVISION}"
+    return f"{PAIRWISE}:{legible}/prompt-{asked}"
 
 
 class _JudgeMetrics:

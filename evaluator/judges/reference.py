@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Sequence
 
-from common.quality.graders import GRADERS, grade
+from common.quality.graders import GRADERS, grade, judge_name
 from common.quality.pairwise import PAIRWISE
 from evaluator.judges.base import Judgement, Unscored
 from evaluator.samples import Sample
@@ -54,8 +54,3 @@ def _grades(sample: Sample, answers: Sequence[str]) -> list[float]:
 def _prompt(sample: Sample) -> str:
     """All that the user said: a follow-up ("Are you sure?") is about options that stand further up."""
     return "\n\n".join(turn.content for turn in sample.turns if turn.role == "user")
-
-
-def judge_name(grader: str) -> str:
-    """The name under which a grader's scores are kept."""
-    return f"grader:{grader}"

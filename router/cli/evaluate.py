@@ -13,7 +13,7 @@ from router.cli.command import Session, command, group_with_default
 from router.cli.completion import complete_task
 from router.cli.failures import CallError
 from router.cli.findings import print_why_unjudged
-from router.cli.output import console, print_line, printable
+from router.cli.output import console, dim, print_line, printable
 from router.cli.units import count, grams, joules
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def run(
         console().print("There was nothing to judge.")
         return
     if not last.samples_done:
-        console().print("No sample was judged.")
+        console().print(f"No sample{f' of task {printable(task)}' if task else ''} was judged.")
+        console().print(dim("None that waits can be, or would decide anything; further requests bring more."))
         print_why_unjudged(session)
         return
     energy = joules(value(last, "energy_joules"))

@@ -9,7 +9,7 @@ import typer
 from router.cli.command import Session, command
 from router.cli.completion import complete_task, complete_tenant
 from router.cli.output import coloured, console, details, dim, print_document, table
-from router.cli.units import grams, joules, percent
+from router.cli.units import at_least, grams, joules, percent
 
 if TYPE_CHECKING:
     from pith.router.v1.generation_pb2 import Decision
@@ -68,7 +68,7 @@ def explain(
             (
                 candidate.directive,
                 coloured("open", "green") if candidate.open else coloured("closed", "red"),
-                "-" if candidate.directive == "L0" else percent(value(candidate, "bound")),
+                "-" if candidate.directive == "L0" else at_least(value(candidate, "bound")),
                 grams(value(candidate, "predicted_grams")),
                 joules(candidate.predicted_energy.joules if candidate.HasField("predicted_energy") else None),
                 percent(candidate.planned_share),
@@ -106,5 +106,5 @@ def _decision(decision: Decision) -> list[tuple[str, str]]:
     if decision.planned_directive and decision.planned_directive != decision.directive:
         lines.append(("planned", decision.planned_directive))
     if decision.HasField("floor"):
-        lines.append(("bound", f"{percent(value(decision, 'bound'))} against a floor of {percent(decision.floor)}"))
+        lines.append(("bound", f"{at_least(value(decision, 'bound'))} against a floor of {percent(decision.floor)}"))
     return lines

@@ -21,7 +21,9 @@ from router.cli import (
     explain,
     policies,
     quality,
+    replay,
     report,
+    review,
     simulate,
     status,
     tenants,
@@ -45,7 +47,7 @@ app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, epilog=
 # In the order of the help: what is wished, what comes of it, how it is, who may.
 app.add_typer(policies.app, name="policy")
 app.add_typer(directives.app, name="directive")
-for part in (apply, diagnose, simulate, explain, report, carbon, status, top, engines, chat):
+for part in (apply, diagnose, replay, simulate, explain, report, carbon, status, top, engines, chat, review):
     part.register(app)
 app.add_typer(quality.app, name="quality")
 app.add_typer(evaluate.app, name="evaluate")

@@ -166,7 +166,7 @@ def _print(found: Preferences) -> None:
         facts.append(("position", "not known: no order, or always the same (field first)"))
     out.print(details(facts))
     raw, corrected = found.generators[0].raw, found.generators[0].corrected
-    out.print(dim(f"As judged: {raw.method}. At equal length: {corrected.method}."))
+    out.print(dim(f"As judged: {raw.method}. At equal length: {corrected.method}. Intervals are 95 %."))
 
 
 def _range(found: Interval) -> str:
@@ -174,4 +174,7 @@ def _range(found: Interval) -> str:
 
 
 def _log_odds(found: Interval) -> str:
+    # The penalty has shrunk it away: such an interval would read as if the judge were known to like neither.
+    if max(abs(found.lower), abs(found.upper)) < 0.005:
+        return "none that the pairs call for correcting"
     return f"{found.value:+.2f} ({found.lower:+.2f} to {found.upper:+.2f})"

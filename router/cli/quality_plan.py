@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,10 +13,13 @@ from router.cli.command import Session, command
 from router.cli.completion import complete_task
 from router.cli.energy_model import Seed, needs_analysis
 from router.cli.failures import CallError
-from router.cli.output import console, dim, print_document, table
+from router.cli.output import console, dim, print_document, printable, table
 from router.cli.units import UNKNOWN, count, joules, percent
 
 if TYPE_CHECKING:
+    from pith.router.v1.feedback_pb2 import QualityBound
+    from pith.router.v1.policies_pb2 import Policy
+
     from common.quality.sample_size import SampleSize
 
 _STATUS_SECONDS = 3.0
@@ -33,6 +37,8 @@ class _Question:
     share: float | None
     samples: int
     is_open: bool
+    is_outdated: bool = False
+    """Whether it is closed although its bound clears the floor: the scores are of an earlier text or judge, or old."""
 
 
 def register(app: typer.Typer) -> None:
@@ -82,10 +88,10 @@ def plan(
             assumed = Assumption(share, baseline, gained)
             found = simulate(assumed, floor, alpha, np.random.default_rng(seed)) if share > floor else None
         except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
+            raise typer.BadParameter(_as_options(str(error))) from None
         return found
 
-    _check(floor, alpha)
+    _check(floor, alpha, joules_per_sample)
     if share is not None:
         questions: Sequence[_Question] = [_Question("", "", "", "", floor or 0.95, share, 0, False)]
     else:
@@ -98,7 +104,7 @@ def plan(
         (
             question,
             None
-            if question.share is None or question.is_open
+            if question.share is None or question.is_open or question.is_outdated
             else needed(question.share if share is not None else min(question.share, most_share), question.floor),
         )
         for question in questions
@@ -106,18 +112,26 @@ def plan(
     if session.as_json:
         print_document({"alpha": alpha, "plans": [_document(q, found, joules_per_sample) for q, found in answers]})
     else:
-        _print(answers, joules_per_sample)
+        _print(answers, joules_per_sample, task)
 
 
-def _check(floor: float | None, alpha: float) -> None:
+def _as_options(fault: str) -> str:
+    """By the name that the command line has for the field."""
+    field, rest = fault.split(" ", 1)
+    return f"--{field.removesuffix('_quality')} {rest}"
+
+
+def _check(floor: float | None, alpha: float, joules_per_sample: float | None) -> None:
     if floor is not None and not 0 < floor <= 1:
         raise typer.BadParameter(f"must be in (0, 1], got {floor!r}", param_hint="--floor")
     if not 0 < alpha < 1:
         raise typer.BadParameter(f"must be in (0, 1), got {alpha!r}", param_hint="--alpha")
+    if joules_per_sample is not None and not math.isfinite(joules_per_sample):
+        raise typer.BadParameter(f"must be finite, got {joules_per_sample!r}", param_hint="--joules")
 
 
 def _of_router(session: Session, floor: float | None) -> Iterable[_Question]:
-    """Each bound at each relative floor of the policies that allow the directive; with `floor`, at that one."""
+    """Each bound of all tenants at each relative floor of the policies it decides for; with `floor`, at that one."""
     from pith.router.v1.policies_pb2 import FLOOR_KIND_ABSOLUTE, ListPoliciesRequest
     from pith.router.v1.reports_pb2 import ListBoundsRequest
 
@@ -125,7 +139,7 @@ def _of_router(session: Session, floor: float | None) -> Iterable[_Question]:
 
     with session.router() as router:
         pages = router.pages(router.reports.ListBounds, ListBoundsRequest(page_size=500))
-        bounds = [bound for page in pages for bound in page.bounds]
+        bounds = [bound for page in pages for bound in page.bounds if not bound.bound.cell.tenant]
         policy_pages = router.pages(router.policies.ListPolicies, ListPoliciesRequest(page_size=500))
         policies = {policy.name: policy for page in policy_pages for policy in page.policies}
     for listed in bounds:
@@ -138,7 +152,16 @@ def _of_router(session: Session, floor: float | None) -> Iterable[_Question]:
         for name in (*listed.open_for, *listed.closed_for):
             policy = policies.get(name)
             if policy is not None and policy.floor_kind != FLOOR_KIND_ABSOLUTE:
-                yield _Question(*known, name, policy.floor, *reached, name in listed.open_for)
+                is_open = name in listed.open_for
+                yield _Question(*known, name, policy.floor, *reached, is_open, not is_open and clears(bound, policy))
+
+
+def clears(bound: QualityBound, policy: Policy) -> bool:
+    """Whether the number does; whether it counts is another question."""
+    from pith.router.v1.policies_pb2 import FLOOR_KIND_ABSOLUTE
+
+    absolute = policy.floor_kind == FLOOR_KIND_ABSOLUTE
+    return (bound.absolute_lower if absolute else bound.lower) >= policy.floor
 
 
 def _joules_of_evaluator(session: Session) -> float | None:
@@ -183,17 +206,25 @@ def _document(question: _Question, found: SampleSize | None, joules_per_sample: 
 def _verdict(question: _Question, found: SampleSize | None) -> str:
     if question.is_open:
         return "open"
+    if question.is_outdated:
+        return "outdated"
     if question.share is None:
         return "unknown"
     return "never" if found is None else "in_sight"
 
 
-def _print(answers: Sequence[tuple[_Question, SampleSize | None]], joules_per_sample: float | None) -> None:
+def _print(answers: Sequence[tuple[_Question, SampleSize | None]], joules_per_sample: float | None, task: str) -> None:
     out = console()
     if not answers:
-        out.print("No directive has been judged yet: name what it may keep with --share.")
+        of_task = f" for a floor of task {printable(task)}" if task else ""
+        out.print(f"No directive has been judged yet{of_task}: name what it may keep with --share.")
         return
-    words = {"open": "open already", "unknown": "L0 scored nothing", "never": "never: it keeps less than the floor"}
+    words = {
+        "open": "open already",
+        "outdated": "anew: its scores no longer count",
+        "unknown": "L0 scored nothing",
+        "never": "never: it keeps less than the floor",
+    }
     rows = []
     for question, found in answers:
         named = question.task or question.directive
@@ -206,9 +237,10 @@ def _print(answers: Sequence[tuple[_Question, SampleSize | None]], joules_per_sa
             continue
         low, middle, high = (f"over {count(found.most)}" if at is None else count(round(at)) for at in found.quantiles)
         energy = UNKNOWN if found.mean is None or joules_per_sample is None else joules(found.mean * joules_per_sample)
-        rows.append((*cells, middle, f"{low} - {high}", energy))
+        rows.append((*cells, middle, low if low == high else f"{low} - {high}", energy))
     headings = ["FLOOR", "KEEPS", "NEEDED", "8 OF 10 BETWEEN", "ENERGY"]
     if answers[0][0].directive:
         headings = ["TASK", "DIRECTIVE", "POLICY", "FLOOR", "KEEPS", "SAMPLES", *headings[2:]]
     out.print(table(tuple(headings), rows, right=("FLOOR", "KEEPS", "SAMPLES", "NEEDED", "ENERGY")))
-    out.print(dim("Samples in all, each judged at L0 too, if it truly keeps so much and answers are right or wrong."))
+    out.print(dim("NEEDED: samples in all (the median), each judged at L0 too, if it truly keeps so much and answers"))
+    out.print(dim("are either right or wrong; a judge's comparisons may need more. ENERGY: of the mean number."))

@@ -40,6 +40,13 @@ def percent(share: float | None) -> str:
     return UNKNOWN if share is None or not math.isfinite(share) else f"{100 * share:.1f} %"
 
 
+def at_least(share: float | None) -> str:
+    """A lower bound of a share, rounded down: one that misses a floor must not read as if it cleared it."""
+    if share is None or not math.isfinite(share):
+        return UNKNOWN
+    return percent(math.floor(1000 * share + 1e-6) / 1000)
+
+
 def count(number: int) -> str:
     """A whole number with its thousands apart, e.g. "12,800"."""
     return f"{number:,}"

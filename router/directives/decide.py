@@ -7,10 +7,20 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
-from common.quality.bound import MAX_CLOCK_SKEW_SECONDS, Cell, QualityBound
+from common.quality.bound import MAX_CLOCK_SKEW_SECONDS, Cell, QualityBound, beside
+from common.quality.graders import grader_of
 from router.directives.assign import pick, uniform
 from router.directives.levels import L0, Directive
-from router.directives.policy import LatencyObjective, Mode, Policy, Trait, WhenSpent, match
+from router.directives.policy import (
+    LatencyObjective,
+    Mode,
+    Policy,
+    Trait,
+    WhenSpent,
+    counting_grader,
+    deciding,
+    match,
+)
 from router.optimizer.plan import ALL_AT_L0, Entry, Plan
 
 
@@ -47,6 +57,22 @@ class Snapshot:
     policies: Sequence[Policy]
     bounds: Mapping[Cell, QualityBound]
     plan: Plan
+    _graders: dict[tuple[str, str], str] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def counting_grader(self, task: str, directive: str) -> str:
+        """Whose scores count, by the policies in force; empty where none names a grader, and any does."""
+        grader = self._graders.get((task, directive))
+        if grader is None:
+            grader = counting_grader(p for p in deciding(self.policies, task) if directive in p.directives)
+            # Kept, since few requests' worth of policies make for many requests; there are as many as there are bounds.
+            self._graders[task, directive] = grader
+        return grader
+
+    def counts(self, bound: QualityBound) -> bool:
+        """Whether a bound is by the grader whose scores count. Which of its models or rules are the present ones, the
+        evaluator knows, and withdraws what is by others."""
+        grader = self.counting_grader(bound.cell.task, bound.cell.directive)
+        return grader in ("", grader_of(bound.judge))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +114,67 @@ def bound_value(bound: QualityBound, policy: Policy) -> float:
     return bound.lower if policy.floor_kind.name == "RELATIVE" else bound.absolute_lower
 
 
+def bound_from_above(bound: QualityBound, policy: Policy) -> float:
+    """The same from above."""
+    return bound.upper if policy.floor_kind.name == "RELATIVE" else bound.absolute_upper
+
+
+def own_bound(
+    snapshot: Snapshot, policy: Policy, cell: Cell, floor: float, now: datetime
+) -> tuple[QualityBound | None, bool]:
+    """The bound of a cell's tenant itself, where it decides, and whether it opens the directive.
+
+    It decides where it is in force and tells on which side of the floor the tenant's quality is; elsewhere, and where
+    the cell names no tenant, the bound of all tenants does. It opens only on the ground of that one.
+    """
+    bound = snapshot.bounds.get(cell) if cell.tenant else None
+    if bound is None or not snapshot.counts(bound):
+        return None, False
+    directive = snapshot.directives.get(cell.directive)
+    if directive is None or bound.revision != str(directive.revision):
+        return None, False
+    if bound.is_open(floor, policy.floor_kind, now, policy.bound_max_age_seconds):
+        return (bound, True) if _shares_ground(bound, snapshot.bounds.get(cell.of_all)) else (None, False)
+    if bound_from_above(bound, policy) < floor and bound.is_fresh(now, policy.bound_max_age_seconds):
+        return bound, False
+    return None, False
+
+
+def _shares_ground(own: QualityBound, of_all: QualityBound | None) -> bool:
+    """Whether a tenant's bound is of the judge, the method and the epoch of that of all tenants.
+
+    What ends for all (another judge, another mix of requests, a drop) is found by that one's scores; the bound of a
+    tenant without new scores, or that an evaluator keeps no more, would outlive it.
+    """
+    return (
+        of_all is not None
+        and (own.judge, own.method) == (of_all.judge, of_all.method)
+        and (of_all.since is None or own.updated_at >= of_all.since)
+    )
+
+
 def open_bound(
-    snapshot: Snapshot, policy: Policy, model: str, task: str, name: str, floor: float, now: datetime
+    snapshot: Snapshot, policy: Policy, cell: Cell, floor: float, now: datetime
 ) -> tuple[QualityBound | None, str]:
-    """The directive's bound where it is open, else None, and in words why."""
+    """The bound that opens the directive for the cell's tenant, or for all where it names none; None where it is
+    closed. And in words why."""
+    name = cell.directive
     directive = snapshot.directives.get(name)
     if directive is None:
         return None, f"{name}: there is no such directive"
-    bound = snapshot.bounds.get(Cell(model, task, name))
+    own, opens = own_bound(snapshot, policy, cell, floor, now)
+    if own is not None:
+        whose = f"tenant {cell.tenant}'s own bound"
+        if opens:
+            return own, f"{name}: open, {whose} {beside(bound_value(own, policy), floor)} clears the floor {floor:.3f}"
+        most = bound_from_above(own, policy)
+        return None, f"{name}: closed, {whose} says at most {beside(most, floor)}, below the floor {floor:.3f}"
+    bound = snapshot.bounds.get(cell.of_all)
     if bound is None:
         return None, f"{name}: closed, no quality bound for it yet"
+    if not snapshot.counts(bound):
+        grader = snapshot.counting_grader(cell.task, name)
+        return None, f"{name}: closed, the bound is by {bound.judge}, and scores by {grader} are what counts"
     if bound.revision != str(directive.revision):
         return None, f"{name}: closed, the bound is of revision {bound.revision}, the directive at {directive.revision}"
     if not bound.is_open(floor, policy.floor_kind, now, policy.bound_max_age_seconds):
@@ -108,8 +185,8 @@ def open_bound(
             return None, f"{name}: closed, the bound is {age:.0f} s old, the policy allows {longest} s"
         if bound.samples == 0:
             return None, f"{name}: closed, no sample is behind the bound"
-        return None, f"{name}: closed, bound {bound_value(bound, policy):.3f} is below the floor {floor:.3f}"
-    return bound, f"{name}: open, bound {bound_value(bound, policy):.3f} clears the floor {floor:.3f}"
+        return None, f"{name}: closed, bound {beside(bound_value(bound, policy), floor)} is below the floor {floor:.3f}"
+    return bound, f"{name}: open, bound {beside(bound_value(bound, policy), floor)} clears the floor {floor:.3f}"
 
 
 def is_spent(policy: Policy, spent: Spent) -> bool:
@@ -176,13 +253,14 @@ def decide(facts: Facts, snapshot: Snapshot, now: datetime, spent: Spent = nothi
     floor = max(policy.floor, facts.floor or 0.0)
     bounds: dict[str, float] = {}
     for name in policy.directives:
-        bound, why = open_bound(snapshot, policy, facts.model, facts.task, name, floor, now)
+        cell = Cell(facts.model, facts.task, name, facts.tenant)
+        bound, why = open_bound(snapshot, policy, cell, floor, now)
         steps.append(why)
         if bound is not None:
             bounds[name] = bound_value(bound, policy)
     if not bounds:
         return served(L0, Reason.NONE_OPEN, "no directive is open")
-    entry = snapshot.plan.entry(policy.name, facts.model, facts.task)
+    entry = snapshot.plan.entry(policy.name, facts.model, facts.task, facts.tenant)
     if tighten:
         name = next((name for name in entry.by_carbon if name == "L0" or name in bounds), "")
         if not name:

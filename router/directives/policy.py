@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -100,3 +100,25 @@ def match(policies: Iterable[Policy], tenant: str, task: str) -> Policy | None:
     """The most specific policy for a tenant's task; among equals the first by name, so that routers agree."""
     matching = [p for p in policies if p.tenant in ("", tenant) and p.task in ("", task)]
     return min(matching, key=lambda p: (-p.specificity, p.name), default=None)
+
+
+def deciding(policies: Sequence[Policy], task: str) -> tuple[Policy, ...]:
+    """The policies, not OFF, that decide for some tenant's requests of a task, by name.
+
+    A tenant's own policies go before those for every tenant, so each tenant's best is told among its own; that of no
+    tenant decides for all tenants that have none.
+    """
+    of_tenant: dict[str, list[Policy]] = {}
+    for policy in policies:
+        of_tenant.setdefault(policy.tenant, []).append(policy)
+    best = (match(own, tenant, task) for tenant, own in of_tenant.items())
+    return tuple(sorted((p for p in best if p and p.mode is not Mode.OFF), key=lambda policy: policy.name))
+
+
+def counting_grader(policies: Iterable[Policy]) -> str:
+    """Whose scores count for a directive, of the policies that decide and allow it; empty where none names a grader.
+
+    Samples carry the grader of their policy, and only those of one are judged: of one that keeps some, first by order.
+    """
+    graded = sorted((p for p in policies if p.grader), key=lambda policy: policy.sample_share == 0)
+    return graded[0].grader if graded else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 Shares = tuple[tuple[str, float], ...]
@@ -35,9 +35,14 @@ class Plan:
     made_at: datetime
     g_per_kwh: float | None = None
     """The intensity that it was made for."""
+    of_tenant: Mapping[tuple[str, str, str, str], Entry] = field(default_factory=dict)
+    """By (policy, model, task, tenant), where a policy for every tenant decides, and the tenant's own bounds open other
+    directives than those of all tenants do."""
 
-    def entry(self, policy: str, model: str, task: str) -> Entry:
-        return self.entries.get((policy, model, task), NOTHING_PLANNED)
+    def entry(self, policy: str, model: str, task: str, tenant: str = "") -> Entry:
+        """What holds for a tenant; for "", and for every tenant that has nothing of its own, that of all."""
+        own = self.of_tenant.get((policy, model, task, tenant)) if self.of_tenant else None
+        return own or self.entries.get((policy, model, task), NOTHING_PLANNED)
 
-    def shares(self, policy: str, model: str, task: str) -> Shares:
-        return self.entry(policy, model, task).shares
+    def shares(self, policy: str, model: str, task: str, tenant: str = "") -> Shares:
+        return self.entry(policy, model, task, tenant).shares

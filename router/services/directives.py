@@ -114,12 +114,7 @@ class DirectivesService(directives_pb2_grpc.DirectivesServicer):
             found = await directives.revisions(request.name, size + 1, before or None)
         page = found[:size]
         return pb.ListDirectiveRevisionsResponse(
-            revisions=[
-                pb.DirectiveRevision(
-                    directive=policy_messages.from_directive(r.directive), action=r.action.value, reason=r.reason
-                )
-                for r in page
-            ],
+            revisions=map(policy_messages.from_directive_revision, page),
             next_page_token=pagination.write_token(kind, page[-1].directive.revision) if len(found) > size else "",
         )
 

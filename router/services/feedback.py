@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from pith.router.v1 import feedback_pb2 as pb
@@ -12,20 +13,21 @@ from pith.router.v1 import feedback_pb2_grpc
 from common.auth import Role
 from common.carbon.intensity import IntensityProvider
 from common.clock import Clock
-from common.errors import failed_precondition, not_found
+from common.errors import aborted, failed_precondition, not_found
 from common.grpc_server import Context
 from common.quality.bound import Cell
 from router import convert, pagination, policy_messages, quality_messages
 from router.directives.decide import Snapshot
 from router.directives.levels import L0
-from router.directives.policy import Policy
+from router.directives.policy import Policy, counting_grader, deciding
 from router.feedback_limits import check_draw, check_report
-from router.openings import allowing, deciding, is_open
+from router.openings import allowing, is_open
 from router.optimizer.costs import Cost, CostBook
 from router.samples import Score
 from router.snapshot import SnapshotKeeper
 from router.store.database import Database
 from router.store.directives import DirectiveRepository
+from router.store.mix import MixRepository
 from router.store.quality import QualityRepository, Reporter
 from router.store.samples import Lease, SampleRepository
 
@@ -69,14 +71,27 @@ class FeedbackService(feedback_pb2_grpc.FeedbackServicer):
         async with self._database.reading() as connection:
             samples = SampleRepository(connection)
             gradable, scored = await samples.gradable(), await samples.scored()
-            last_reported_at = await QualityRepository(connection).last_scored_at()
-        now, snapshot = self._clock.now(), self._keeper.snapshot
+            quality = QualityRepository(connection)
+            last_reported_at, withdrawn = await quality.last_scored_at(), await quality.mix_withdrawals()
+            now = self._clock.now()
+            mixes = await MixRepository(connection).mixes(now) if request.with_mix else {}
+        snapshot = self._keeper.snapshot
         plan = pb.EvaluationPlan(now=convert.timestamp(now))
-        for cell, policies in _allowed(snapshot, gradable).items():
+        graders: dict[tuple[str, str], list[str]] = {}
+        for model, task, grader in gradable:
+            graders.setdefault((model, task), []).append(grader)
+        for cell, policies in _allowed(snapshot, graders).items():
             target = self._target(cell, policies, snapshot)
-            of_revision = scored.get((cell, target.directive_revision), 0)
-            target.samples_waiting = gradable.get((cell.model, cell.task), 0) - of_revision
+            target.samples_waiting = sum(
+                gradable[cell.model, cell.task, grader] - scored.get((cell, target.directive_revision, grader), 0)
+                for grader in graders.get((cell.model, cell.task), ())
+                # Without a grader none is judged: all of them wait for one.
+                if target.grader in ("", grader)
+            )
+            if cell in mixes and target.HasField("bound"):
+                target.mix.CopyFrom(quality_messages.from_mix(mixes[cell]))
             plan.targets.append(target)
+        plan.withdrawals.extend(quality_messages.from_withdrawal(start) for start, _ in withdrawn.values())
         for at, g_per_kwh in self._intensities.history(now, INTENSITY_HOURS):
             plan.intensities.add(at=convert.timestamp(at), g_per_kwh=g_per_kwh)
         if last_reported_at is not None:
@@ -84,7 +99,8 @@ class FeedbackService(feedback_pb2_grpc.FeedbackServicer):
         return plan
 
     async def DrawSamples(self, request: pb.DrawSamplesRequest, context: Context) -> pb.DrawSamplesResponse:
-        directives = self._keeper.snapshot.directives
+        snapshot = self._keeper.snapshot
+        directives = snapshot.directives
         check_draw(request, directives)
         if not request.directives:
             async with self._database.reading() as connection:
@@ -96,6 +112,7 @@ class FeedbackService(feedback_pb2_grpc.FeedbackServicer):
         if request.HasField("lease"):
             lease_seconds = request.lease.ToNanoseconds() / 1e9
         served_after = convert.moment(request.served_after) if request.HasField("served_after") else None
+        graders = {counting_grader(allowing(snapshot.policies, request.task, name)) for name in request.directives}
         async with self._database.writing() as connection:
             drawn = await SampleRepository(connection).draw(
                 request.model,
@@ -106,6 +123,8 @@ class FeedbackService(feedback_pb2_grpc.FeedbackServicer):
                 self._clock.now(),
                 lease_seconds,
                 served_after,
+                # Those of others would be refused, and be out of reach until their lease ends.
+                graders - {""},
             )
         return pb.DrawSamplesResponse(samples=map(convert.from_sample, drawn))
 
@@ -113,57 +132,72 @@ class FeedbackService(feedback_pb2_grpc.FeedbackServicer):
         now = self._clock.now()
         check_report(request, now)
         sample_ids = [entry.sample_id for entry in request.scores]
+        known = pagination.read_token("scores", request.position, _BEFORE_ALL, "position")
         bounds = [convert.to_bound(message) for message in request.bounds]
         withdrawals = [quality_messages.to_withdrawal(message, now) for message in request.withdrawals]
         before = self._keeper.snapshot
         async with self._database.changing() as connection:
             samples, quality = SampleRepository(connection), QualityRepository(connection)
             leases = await samples.leases(sample_ids)
-            scored, answered = await quality.scored(sample_ids), await samples.answered(sample_ids)
-            for entry in request.scores:
-                if entry.sample_id not in leases:
-                    raise not_found("sample", entry.sample_id)
-                # A repeated report finds all recorded and its leases ended, and that is no fault.
-                if not (_keys(entry, entry.scores) <= scored and _keys(entry, entry.answers) <= answered):
-                    _check_lease(leases[entry.sample_id], entry.sample_id, request.evaluator, now)
-            await samples.add_answers(
-                [(entry.sample_id, convert.to_answer(answer)) for entry in request.scores for answer in entry.answers]
-            )
-            await quality.add_scores([score for entry in request.scores for score in _scores(entry, leases, now)])
-            await samples.release(sample_ids, request.evaluator)
-            revisions = {d.name: str(d.revision) for d in await DirectiveRepository(connection).all()}
-            # One of an earlier revision would put the present one's out of force.
-            current = [bound for bound in bounds if revisions.get(bound.cell.directive) == bound.revision]
-            by = Reporter(request.evaluator, request.code_revision)
-            await quality.withdraw(withdrawals, by)
-            await quality.add_bounds(current, by, now)
+            for sample_id in sample_ids:
+                if sample_id not in leases:
+                    raise not_found("sample", sample_id)
+            given = [score for entry in request.scores for score in _scores(entry, leases, now)]
+            position = await _recorded_at(quality, known, given) if request.position else None
+            if position is None:
+                scored, answered = await quality.scored(sample_ids), await samples.answered(sample_ids)
+                for entry in request.scores:
+                    # A repeated report finds all recorded and its leases ended, and that is no fault.
+                    if not (_keys(entry, entry.scores) <= scored and _keys(entry, entry.answers) <= answered):
+                        _check_lease(leases[entry.sample_id], entry.sample_id, request.evaluator, now)
+                await samples.add_answers(
+                    [(entry.sample_id, convert.to_answer(one)) for entry in request.scores for one in entry.answers]
+                )
+                await quality.add_scores(given)
+                position = await quality.last_position()
+                await samples.release(sample_ids, request.evaluator)
+                revisions = {d.name: str(d.revision) for d in await DirectiveRepository(connection).all()}
+                # One of an earlier revision would put the present one's out of force.
+                current = [bound for bound in bounds if revisions.get(bound.cell.directive) == bound.revision]
+                by = Reporter(request.evaluator, request.code_revision, position if request.position else None)
+                await quality.withdraw(withdrawals, by)
+                await quality.add_bounds(current, by, now)
         await self._keeper.refresh()
         cells = dict.fromkeys((*(bound.cell for bound in bounds), *(start.cell for start in withdrawals)))
-        return pb.ReportQualityResponse(changes=_changes(before, self._keeper.snapshot, cells, now))
+        return pb.ReportQualityResponse(
+            changes=_changes(before, self._keeper.snapshot, cells, now),
+            position=pagination.write_token("scores", position),
+        )
 
     async def ListScores(self, request: pb.ListScoresRequest, context: Context) -> pb.ListScoresResponse:
         after = pagination.read_token("scores", request.page_token, _BEFORE_ALL)
         size = pagination.page_size(request.page_size, DEFAULT_SCORES_PAGE, MAX_SCORES_PAGE)
         async with self._database.reading() as connection:
-            found = await QualityRepository(connection).scores_after(after, size + 1)
+            quality = QualityRepository(connection)
+            found, withdrawn = await quality.scores_after(after, size + 1), await quality.mix_withdrawals()
         page = found[:size]
+        # Whoever gave them: a judge that comes to count again would else go by them.
+        last_outdated: dict[Cell, int] = {}
+        for (cell, _), (_, position) in withdrawn.items():
+            last_outdated[cell] = max(position, last_outdated.get(cell, 0))
         return pb.ListScoresResponse(
-            scores=[convert.from_score(score) for _, score in page],
+            scores=[
+                convert.from_score(score, outdated=place <= last_outdated.get(score.cell, 0)) for place, score in page
+            ],
             next_page_token=pagination.write_token("scores", page[-1][0]) if len(found) > size else "",
+            position=pagination.write_token("scores", page[-1][0] if page else after),
         )
 
     def _target(self, cell: Cell, policies: Sequence[Policy], snapshot: Snapshot) -> pb.EvaluationPlan.Target:
         floors = sorted({(policy.floor_kind, policy.floor) for policy in policies})
         bound = snapshot.bounds.get(cell)
-        # Samples carry the grader of their policy, and only those of this one are judged: one that keeps some is first.
-        graded = sorted((p for p in policies if p.grader), key=lambda policy: policy.sample_share == 0)
         return pb.EvaluationPlan.Target(
             cell=convert.from_cell(cell),
             floors=[
                 pb.EvaluationPlan.Floor(quality=quality, kind=policy_messages.from_floor_kind(kind))
                 for kind, quality in floors
             ],
-            grader=graded[0].grader if graded else "",
+            grader=counting_grader(policies),
             directive_revision=snapshot.directives[cell.directive].revision,
             relative_carbon=self._relative_carbon(cell),
             bound=convert.from_bound(bound) if bound else None,
@@ -187,6 +221,34 @@ def _allowed(snapshot: Snapshot, seen: Iterable[tuple[str, str]]) -> dict[Cell, 
                 if name in snapshot.directives:
                     allowed.setdefault(Cell(model, task, name), []).append(policy)
     return allowed
+
+
+async def _recorded_at(quality: QualityRepository, known: int, given: Sequence[Score]) -> int | None:
+    """Where a report is recorded already that rests on the scores up to `known` and gives these; None where it is new.
+
+    Raises:
+        PithError: ABORTED, there are scores that it does not rest on; or its own are others', or fewer than it knows.
+    """
+    own = {_facts(score) for score in given}
+    after = await quality.scores_after(known, len(own) + 1)
+    next_ones = after[: len(own)]
+    if own and {_facts(score) for _, score in next_ones} == own:
+        return next_ones[-1][0]
+    scored = await quality.scored({score.sample_id for score in given})
+    of_others = {(score.sample_id, score.cell.directive, score.directive_revision) for score in given} & scored
+    last = await quality.last_position()
+    if after or of_others or last < known:
+        raise aborted(
+            "SCORES_MOVED",
+            "there are scores that the report does not rest on",
+            {"position": pagination.write_token("scores", last)},
+        )
+    return None
+
+
+def _facts(score: Score) -> Score:
+    """What an evaluator says of it."""
+    return replace(score, scored_at=datetime.min, tenant="")
 
 
 def _keys(entry: pb.SampleScores, judged: Iterable[pb.Score | pb.Answer]) -> set[tuple[str, str, int]]:
@@ -221,7 +283,7 @@ def _changes(
 ) -> list[pb.ReportQualityResponse.Change]:
     changes = []
     for cell in cells:
-        for policy in allowing(after.policies, cell.task, cell.directive):
+        for policy in allowing(after.policies, cell.task, cell.directive, cell.tenant):
             opened = is_open(after, policy, cell, now)
             if opened != is_open(before, policy, cell, now):
                 changes.append(

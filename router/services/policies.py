@@ -148,10 +148,7 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
             found = await policies.revisions(request.name, size + 1, before or None)
         page = found[:size]
         return pb.ListPolicyRevisionsResponse(
-            revisions=[
-                pb.PolicyRevision(policy=policy_messages.from_policy(r.policy), action=r.action.value, reason=r.reason)
-                for r in page
-            ],
+            revisions=map(policy_messages.from_policy_revision, page),
             next_page_token=pagination.write_token(kind, page[-1].policy.revision) if len(found) > size else "",
         )
 

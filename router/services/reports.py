@@ -21,11 +21,14 @@ from router import convert, pagination, report_messages
 from router.counterfactual import estimate
 from router.fleet.view import EngineView
 from router.grid_forecast import GridForecast
+from router.history import page as history
+from router.history.replay import Question
 from router.limits import check_text
-from router.openings import allowing, is_open
+from router.openings import allowing, opens
 from router.snapshot import SnapshotKeeper
 from router.store.database import Database
 from router.store.idle import IdleRepository
+from router.store.quality import Place
 from router.store.reports import ReportRepository, Window
 from router.store.strata import StratumRepository
 from router.window import read_window
@@ -112,10 +115,25 @@ class ReportsService(reports_pb2_grpc.ReportsServicer):
 
     async def ListBounds(self, request: pb.ListBoundsRequest, context: Context) -> pb.ListBoundsResponse:
         bounds = sorted(self._keeper.snapshot.bounds.values(), key=_cell_key)
-        start = ("", "", "")
+        start = ("", "", "", "")
         page, token = pagination.page("bounds", bounds, _cell_key, start, request.page_size, request.page_token)
         now = self._clock.now()
         return pb.ListBoundsResponse(bounds=[self._bound(bound, now) for bound in page], next_page_token=token)
+
+    async def ListQualityHistory(
+        self, request: pb.ListQualityHistoryRequest, context: Context
+    ) -> pb.ListQualityHistoryResponse:
+        place, question = _history_question(request)
+        # A token is valid for the question that it was made for.
+        asked = {field.name: value for field, value in request.ListFields() if not field.name.startswith("page_")}
+        kind = ", ".join(["quality history", *(f"{field} {value!r}" for field, value in asked.items())])
+        cursor = history.read_token(kind, request.page_token)
+        size = pagination.page_size(request.page_size)
+        steps, end = await history.read_page(self._database, place, question, cursor, size, self._clock.now())
+        return pb.ListQualityHistoryResponse(
+            steps=map(report_messages.from_step, steps),
+            next_page_token="" if end is None else history.write_token(kind, end),
+        )
 
     async def ListEngines(self, request: pb.ListEnginesRequest, context: Context) -> pb.ListEnginesResponse:
         views = sorted(self._engines(), key=lambda view: view.name)
@@ -150,14 +168,17 @@ class ReportsService(reports_pb2_grpc.ReportsServicer):
 
     def _bound(self, bound: QualityBound, now: datetime) -> pb.ListBoundsResponse.Bound:
         snapshot, cell = self._keeper.snapshot, bound.cell
-        policies = allowing(snapshot.policies, cell.task, cell.directive)
-        opened = [policy.name for policy in policies if is_open(snapshot, policy, cell, now)]
-        closed = [policy.name for policy in policies if policy.name not in opened]
-        return pb.ListBoundsResponse.Bound(bound=convert.from_bound(bound), open_for=opened, closed_for=closed)
+        policies = allowing(snapshot.policies, cell.task, cell.directive, cell.tenant)
+        decided = {policy.name: opens(snapshot, policy, cell, now) for policy in policies}
+        return pb.ListBoundsResponse.Bound(
+            bound=convert.from_bound(bound),
+            open_for=[name for name, opened in decided.items() if opened],
+            closed_for=[name for name, opened in decided.items() if opened is False],
+        )
 
 
 def _cell_key(bound: QualityBound) -> tuple[str, ...]:
-    return bound.cell.model, bound.cell.task, bound.cell.directive
+    return bound.cell.model, bound.cell.task, bound.cell.directive, bound.cell.tenant
 
 
 def _hours(request: pb.GetIntensityRequest) -> tuple[int, int]:
@@ -170,6 +191,16 @@ def _hours(request: pb.GetIntensityRequest) -> tuple[int, int]:
         faults.require(hours <= most, field, f"is {hours:,}; at most {most}")
     faults.raise_if_any()
     return request.history_hours or DEFAULT_HOURS, request.forecast_hours or DEFAULT_HOURS
+
+
+def _history_question(request: pb.ListQualityHistoryRequest) -> tuple[Place, Question]:
+    faults = Violations()
+    for field in ("model", "task", "directive", "tenant", "policy"):
+        check_text(faults, field, getattr(request, field), MAX_ID_CHARACTERS)
+    faults.raise_if_any()
+    task = request.task if request.HasField("task") else None
+    place = Place(request.model, task, request.directive, request.tenant)
+    return place, Question(request.tenant, request.policy, request.all_steps)
 
 
 def _window(request: pb.GetReportRequest, now: datetime) -> tuple[Window, Signal | None]:

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router.directives.levels import Directive, Placement
 from router.store import revisions
-from router.store.revisions import Action
+from router.store.revisions import Action, RevisionKey
 from router.store.tables import directives
 
 
@@ -22,6 +22,10 @@ class DirectiveRevision:
     directive: Directive
     action: Action
     reason: str
+
+    @property
+    def key(self) -> RevisionKey:
+        return self.directive.updated_at, self.directive.name, self.directive.revision
 
 
 class DirectiveRepository:
@@ -56,6 +60,14 @@ class DirectiveRepository:
         if before is not None:
             query = query.where(directives.c.revision < before)
         return tuple(map(_revision, (await self._connection.execute(query)).all()))
+
+    async def revisions_after(self, key: RevisionKey | None, limit: int) -> tuple[DirectiveRevision, ...]:
+        """Of all names, by time; None: from the first."""
+        return tuple(map(_revision, await revisions.after(self._connection, directives, key, limit)))
+
+    async def newest_as_of(self, key: RevisionKey) -> tuple[DirectiveRevision, ...]:
+        """The newest of every name, deleted ones too, among the revisions up to and with a key."""
+        return tuple(map(_revision, await revisions.as_of(self._connection, directives, key)))
 
     async def add(self, directive: Directive, action: Action, reason: str) -> None:
         """Makes it the newest revision of its name. Raises IntegrityError where that revision exists."""

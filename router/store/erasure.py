@@ -1,4 +1,4 @@
-"""Erasure of what was said. What was found out about it, scores and ratings, stays: that holds no text."""
+"""Erasure of what was said. What was found out about it, scores, ratings and choices, stays: that holds no text."""
 
 from __future__ import annotations
 

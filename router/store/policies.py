@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.quality.bound import FloorKind
 from router.directives.policy import CarbonBudget, LatencyObjective, Mode, Policy, Trait, WhenSpent
 from router.store import revisions
-from router.store.revisions import Action
+from router.store.revisions import Action, RevisionKey
 from router.store.tables import policies
 
 
@@ -23,6 +23,10 @@ class PolicyRevision:
     policy: Policy
     action: Action
     reason: str
+
+    @property
+    def key(self) -> RevisionKey:
+        return self.policy.updated_at, self.policy.name, self.policy.revision
 
 
 class PolicyRepository:
@@ -56,6 +60,14 @@ class PolicyRepository:
         if before is not None:
             query = query.where(policies.c.revision < before)
         return tuple(map(_revision, (await self._connection.execute(query)).all()))
+
+    async def revisions_after(self, key: RevisionKey | None, limit: int) -> tuple[PolicyRevision, ...]:
+        """Of all names, by time; None: from the first."""
+        return tuple(map(_revision, await revisions.after(self._connection, policies, key, limit)))
+
+    async def newest_as_of(self, key: RevisionKey) -> tuple[PolicyRevision, ...]:
+        """The newest of every name, deleted ones too, among the revisions up to and with a key."""
+        return tuple(map(_revision, await revisions.as_of(self._connection, policies, key)))
 
     async def add(self, policy: Policy, action: Action, reason: str) -> None:
         """Makes it the newest revision of its name. Raises IntegrityError where that revision exists."""

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Row, and_, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from common.quality.bound import BoundMethod, Cell, EpochReason, EpochStart, Floor, FloorKind, QualityBound, RawShare
+from common.quality.bound import (
+    MAX_CLOCK_SKEW_SECONDS,
+    BoundMethod,
+    Cell,
+    EpochReason,
+    EpochStart,
+    Floor,
+    FloorKind,
+    QualityBound,
+    RawShare,
+    is_of_future,
+)
 from common.quality.pairwise import Comparison
 from router.samples import Score
 from router.store.tables import bounds, samples, scores
@@ -26,7 +37,7 @@ class Reporter:
     evaluator: str
     code_revision: str = ""
     position: int | None = None
-    """The scores up to this one were known; None where that was not said."""
+    """They rest on all scores up to this one, those of the report included; None where that was not said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +52,22 @@ class BoundRecord:
     @property
     def withdrawn(self) -> bool:
         return self.withdrawal is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which cells are meant.
+
+    model: "name@digest", or a name, of whatever digest; empty: any.
+    task: None: any.
+    directive: Empty: any.
+    tenant: Its cells and those of all tenants together; empty: any.
+    """
+
+    model: str = ""
+    task: str | None = None
+    directive: str = ""
+    tenant: str = ""
 
 
 class QualityRepository:
@@ -80,7 +107,11 @@ class QualityRepository:
             .order_by(scores.c.id)
             .limit(limit)
         )
-        return tuple((row.id, _score(row)) for row in await self._connection.execute(query))
+        return tuple((row.id, score_of(row)) for row in await self._connection.execute(query))
+
+    async def last_position(self) -> int:
+        """Of the newest score; 0 before the first."""
+        return (await self._connection.execute(select(func.max(scores.c.id)))).scalar_one() or 0
 
     async def last_scored_at(self) -> datetime | None:
         """None before the first score."""
@@ -88,19 +119,53 @@ class QualityRepository:
         return last
 
     async def add_bounds(self, reported: Sequence[QualityBound], reporter: Reporter, reported_at: datetime) -> None:
-        """Puts them in force, but for those that are no newer than what their cell has: repeats and stragglers."""
+        """Puts them in force, but for those that are no newer than what their cell has: repeats and stragglers. Where
+        a position was said, none is either, whatever the clocks say; but a withdrawal that scores do not show may have
+        come after what the bound rests on.
+        """
         for bound in reported:
             last = await self._last(bound.cell)
-            if last is None or bound.updated_at > last.bound.updated_at:
+            if last is None or _follows(bound, last, reporter, reported_at):
                 await self._append(BoundRecord(bound, None, reporter, reported_at))
 
     async def withdraw(self, withdrawals: Sequence[EpochStart], reporter: Reporter) -> None:
-        """Puts the bounds of their cells out of force; what was computed before that moment does not come back."""
+        """Puts the bounds of their cells out of force; what was computed before that moment does not come back. Where
+        it is not for what the scores say, tenants' own bounds rest on the same ground, and go too."""
         for start in withdrawals:
-            last = await self._last(start.cell)
-            if last is not None and not last.withdrawn:
+            for cell in await self._cells_on_ground(start):
+                last = await self._last(cell)
+                if last is None or last.withdrawn or (_is_of_judge(start) and last.bound.judge != start.judge):
+                    continue
                 bound = replace(last.bound, updated_at=max(last.bound.updated_at, start.at))
-                await self._append(BoundRecord(bound, start, reporter, start.at))
+                position = await self.last_position() if reporter.position is None else reporter.position
+                by = replace(reporter, position=position)
+                await self._append(BoundRecord(bound, replace(start, cell=cell), by, start.at))
+
+    async def mix_withdrawals(self) -> dict[tuple[Cell, str], tuple[EpochStart, int]]:
+        """The last for TASK_MIX of each cell of all tenants and judge, and the position of the last score before."""
+        query = (
+            select(bounds)
+            .where(bounds.c.reason == EpochReason.TASK_MIX.value, bounds.c.tenant == "")
+            .order_by(bounds.c.id)
+        )
+        found = (_record(row) for row in await self._connection.execute(query))
+        return {
+            (start.cell, start.judge): (start, record.reporter.position or 0)
+            for record in found
+            if (start := record.withdrawal) is not None
+        }
+
+    async def _cells_on_ground(self, start: EpochStart) -> list[Cell]:
+        if start.cell.tenant or not _is_of_judge(start):
+            return [start.cell]
+        cell = start.cell
+        query = (
+            select(bounds.c.tenant)
+            .where(bounds.c.model == cell.model, bounds.c.task == cell.task, bounds.c.directive == cell.directive)
+            .distinct()
+            .order_by(bounds.c.tenant)
+        )
+        return [replace(cell, tenant=tenant) for tenant in await self._connection.scalars(query)]
 
     async def in_force(self) -> tuple[QualityBound, ...]:
         """The newest bound of every cell, withdrawn ones left out, in order of the cells."""
@@ -114,6 +179,21 @@ class QualityRepository:
     async def history(self, cell: Cell) -> tuple[BoundRecord, ...]:
         """All that was ever in force for a cell, oldest first."""
         query = select(bounds).where(_of(cell)).order_by(bounds.c.id)
+        return tuple(map(_record, (await self._connection.execute(query)).all()))
+
+    async def records_after(self, place: Place, last_id: int, limit: int) -> tuple[tuple[int, BoundRecord], ...]:
+        """(id, record) of all cells of a place, in order of the ids; the first are after id 0."""
+        query = select(bounds).where(bounds.c.id > last_id, *_within(place)).order_by(bounds.c.id).limit(limit)
+        return tuple((row.id, _record(row)) for row in await self._connection.execute(query))
+
+    async def newest_as_of(self, place: Place, last_id: int) -> tuple[BoundRecord, ...]:
+        """The newest record of every cell of a place, withdrawals too, among those up to and with an id."""
+        newest = (
+            select(func.max(bounds.c.id))
+            .where(bounds.c.id <= last_id, *_within(place))
+            .group_by(bounds.c.model, bounds.c.task, bounds.c.directive, bounds.c.tenant)
+        )
+        query = select(bounds).where(bounds.c.id.in_(newest))
         return tuple(map(_record, (await self._connection.execute(query)).all()))
 
     async def _last(self, cell: Cell) -> BoundRecord | None:
@@ -135,6 +215,7 @@ class QualityRepository:
                 upper=bound.upper,
                 share=bound.share,
                 absolute_lower=bound.absolute_lower,
+                absolute_upper=bound.absolute_upper if bound.absolute_upper < 1 else None,
                 samples=bound.samples,
                 judge=bound.judge,
                 revision=bound.revision,
@@ -155,6 +236,47 @@ class QualityRepository:
         )
 
 
+def _is_of_judge(start: EpochStart) -> bool:
+    """Whether it puts out of force all that one judge's scores have said, without a score that says so."""
+    return start.reason in (EpochReason.TASK_MIX, EpochReason.JUDGE)
+
+
+def _is_of_before(bound: QualityBound, start: EpochStart) -> bool:
+    """Whether a bound rests on scores from before quality changed: who has other floors, or another sensitivity, may
+    not have found that it did. Routers' clocks differ."""
+    quality_changed = start.reason in (EpochReason.DRIFT, EpochReason.CONTRADICTION)
+    skew = timedelta(seconds=MAX_CLOCK_SKEW_SECONDS)
+    return quality_changed and bound.since is not None and bound.since < start.at - skew
+
+
+def _follows(bound: QualityBound, last: BoundRecord, reporter: Reporter, reported_at: datetime) -> bool:
+    """Whether a bound takes the place of a cell's last record."""
+    if is_of_future(last.bound.updated_at, reported_at):
+        return True
+    if last.withdrawal is not None and last.withdrawal.reason is EpochReason.TASK_MIX:
+        # Scores do not show it: who made the bound need not have known of it.
+        rests_on_later = bound.since is not None and bound.since >= last.withdrawal.at
+        return rests_on_later and bound.updated_at > last.bound.updated_at
+    if last.withdrawal is not None and _is_of_before(bound, last.withdrawal):
+        return False
+    return reporter.position is not None or bound.updated_at > last.bound.updated_at
+
+
+def _within(place: Place) -> list[Any]:
+    conditions: list[Any] = []
+    if place.model:
+        # Not LIKE, to which SQLite's letters have no case.
+        name = f"{place.model}@"
+        conditions.append((bounds.c.model == place.model) | (func.substr(bounds.c.model, 1, len(name)) == name))
+    if place.task is not None:
+        conditions.append(bounds.c.task == place.task)
+    if place.directive:
+        conditions.append(bounds.c.directive == place.directive)
+    if place.tenant:
+        conditions.append(bounds.c.tenant.in_(("", place.tenant)))
+    return conditions
+
+
 def _of(cell: Cell) -> Any:
     return and_(
         bounds.c.model == cell.model,
@@ -171,6 +293,7 @@ def _record(row: Row[Any]) -> BoundRecord:
         upper=row.upper,
         share=row.share,
         absolute_lower=row.absolute_lower,
+        absolute_upper=1.0 if row.absolute_upper is None else row.absolute_upper,
         samples=row.samples,
         judge=row.judge,
         revision=row.revision,
@@ -190,7 +313,8 @@ def _withdrawal(row: Row[Any]) -> EpochStart:
     return EpochStart(Cell(row.model, row.task, row.directive, row.tenant), row.judge, reason, row.reported_at, floor)
 
 
-def _score(row: Row[Any]) -> Score:
+def score_of(row: Row[Any]) -> Score:
+    """Of a row of `scores` with model, task and tenant of its sample."""
     return Score(
         cell=Cell(row.model, row.task, row.directive),
         directive_revision=row.directive_revision,

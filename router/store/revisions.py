@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Select, Table, func, select
+from sqlalchemy import ColumnElement, Row, Select, Table, func, literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+RevisionKey = tuple[datetime, str, int]
+"""(time, name, revision): the order in which the revisions of all names are read."""
 
 
 class Action(StrEnum):
@@ -43,3 +48,30 @@ async def last_revisions(connection: AsyncConnection, table: Table) -> dict[str,
     """Of every name that was ever used."""
     query = select(table.c.name, func.max(table.c.revision).label("revision")).group_by(table.c.name)
     return {row.name: row.revision for row in await connection.execute(query)}
+
+
+async def after(connection: AsyncConnection, table: Table, key: RevisionKey | None, limit: int) -> Sequence[Row[Any]]:
+    """The revisions of all names that follow a key, in the order of their keys; None: from the first."""
+    order = (table.c.updated_at, table.c.name, table.c.revision)
+    query = select(table).order_by(*order).limit(limit)
+    if key is not None:
+        query = query.where(tuple_(*order) > _literals(table, key))
+    return (await connection.execute(query)).all()
+
+
+async def as_of(connection: AsyncConnection, table: Table, key: RevisionKey) -> Sequence[Row[Any]]:
+    """The newest row of every name among those up to and with a key, deletions too."""
+    order = (table.c.updated_at, table.c.name, table.c.revision)
+    newest = (
+        select(table.c.name, func.max(table.c.revision).label("revision"))
+        .where(tuple_(*order) <= _literals(table, key))
+        .group_by(table.c.name)
+        .subquery("newest")
+    )
+    query = select(table).join(newest, (table.c.name == newest.c.name) & (table.c.revision == newest.c.revision))
+    return (await connection.execute(query)).all()
+
+
+def _literals(table: Table, key: RevisionKey) -> ColumnElement[Any]:
+    columns = (table.c.updated_at, table.c.name, table.c.revision)
+    return tuple_(*(literal(value, column.type) for column, value in zip(columns, key, strict=True)))

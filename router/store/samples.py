@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -58,6 +59,7 @@ class SampleRepository:
                 "model": sample.model,
                 "task": sample.task,
                 "turns": [[turn.role, turn.content] for turn in sample.turns],
+                "prompt_characters": sum(len(turn.content) for turn in sample.turns),
                 "sampling_json": sample.sampling_json,
                 "limits_json": sample.limits_json,
                 "reference": sample.reference,
@@ -105,11 +107,13 @@ class SampleRepository:
         now: datetime,
         lease_seconds: float,
         served_after: datetime | None = None,
+        graders: Collection[str] = (),
     ) -> tuple[Sample, ...]:
         """Leases samples that nobody holds, can be graded, and lack a score: a uniform draw from those.
 
         Args:
             revisions: present revision of each directive whose score is wanted; a score of another does not count.
+            graders: that samples must have one of; none: any.
         """
         scored = (
             select(func.count())
@@ -126,6 +130,7 @@ class SampleRepository:
                 or_(samples.c.leased_until.is_(None), samples.c.leased_until <= now),
                 scored < len(revisions),
                 *([] if served_after is None else [samples.c.served_at > served_after]),
+                *([samples.c.grader.in_(graders)] if graders else []),
             )
             # Sample ids are hashes, so their order has nothing to do with what is in the samples.
             .order_by(samples.c.sample_id)
@@ -146,14 +151,13 @@ class SampleRepository:
         Args:
             model: As cells have it, or by name alone; where more than one fits, that with most samples.
         """
-        fitting = [
-            (samples_of_model, identity)
-            for (identity, of_task), samples_of_model in (await self.gradable()).items()
-            if of_task == task and model in ("", identity, identity.partition("@")[0])
-        ]
+        fitting: Counter[str] = Counter()
+        for (identity, of_task, _), samples_of_model in (await self.gradable()).items():
+            if of_task == task and model in ("", identity, identity.partition("@")[0]):
+                fitting[identity] += samples_of_model
         if not fitting:
             return ()
-        total, identity = max(fitting)
+        total, identity = max((total, identity) for identity, total in fitting.items())
         places = rng.sample(range(total), min(count, total))
         numbered = (
             select(samples.c.sample_id, (func.row_number().over(order_by=samples.c.sample_id) - 1).label("place"))
@@ -172,8 +176,14 @@ class SampleRepository:
         )
 
     async def leases(self, sample_ids: Collection[str]) -> dict[str, Lease]:
-        """Of those of the samples that exist."""
-        query = select(samples).where(samples.c.sample_id.in_(sample_ids))
+        """Of those of the samples that exist; nobody draws these before the transaction has ended."""
+        query = (
+            select(samples)
+            .where(samples.c.sample_id.in_(sample_ids))
+            # In the order in which all that locks several does it.
+            .order_by(samples.c.sample_id)
+            .with_for_update()
+        )
         return {
             row.sample_id: Lease(row.model, row.task, row.lease_holder, row.leased_until)
             for row in await self._connection.execute(query)
@@ -203,19 +213,19 @@ class SampleRepository:
             of_sample[row.sample_id].append(Answer(row.directive, row.directive_revision, row.text, row.output_tokens))
         return tuple(_sample(row, of_sample[row.sample_id]) for row in rows)
 
-    async def gradable(self) -> dict[tuple[str, str], int]:
-        """How many samples of each (model, task) can be graded: of the `MAX_TASKS` that have most."""
-        query = select(samples.c.model, samples.c.task, func.count().label("n")).where(_GRADABLE)
-        most = query.group_by(samples.c.model, samples.c.task).order_by(func.count().desc(), samples.c.task)
-        rows = await self._connection.execute(most.limit(MAX_TASKS))
-        return {(row.model, row.task): row.n for row in rows}
+    async def gradable(self) -> dict[tuple[str, str, str], int]:
+        """How many samples of each (model, task, grader) can be graded: of the `MAX_TASKS` that have most."""
+        group = (samples.c.model, samples.c.task, samples.c.grader)
+        query = select(*group, func.count().label("n")).where(_GRADABLE).group_by(*group)
+        most = query.order_by(func.count().desc(), samples.c.task, samples.c.grader).limit(MAX_TASKS)
+        return {(row.model, row.task, row.grader): row.n for row in await self._connection.execute(most)}
 
-    async def scored(self) -> dict[tuple[Cell, int], int]:
-        """How many of those have a score, by cell and revision of the directive."""
-        group = (samples.c.model, samples.c.task, scores.c.directive, scores.c.directive_revision)
+    async def scored(self) -> dict[tuple[Cell, int, str], int]:
+        """How many of those have a score, by cell, revision of the directive, and grader of the sample."""
+        group = (samples.c.model, samples.c.task, scores.c.directive, scores.c.directive_revision, samples.c.grader)
         query = select(*group, func.count().label("n")).join(samples).where(_GRADABLE).group_by(*group)
         return {
-            (Cell(row.model, row.task, row.directive), row.directive_revision): row.n
+            (Cell(row.model, row.task, row.directive), row.directive_revision, row.grader): row.n
             for row in await self._connection.execute(query)
         }
 

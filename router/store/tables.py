@@ -191,6 +191,8 @@ samples = Table(
     Column("model", Text, nullable=False),
     Column("task", Text, nullable=False),
     Column("turns", JSON, nullable=False),
+    # Of all turns; stays when the text is erased, absent where that came first.
+    Column("prompt_characters", BigInteger),
     Column("sampling_json", Text, nullable=False),
     Column("limits_json", Text, nullable=False),
     Column("reference", Text, nullable=False),
@@ -246,6 +248,7 @@ bounds = Table(
     Column("upper", Double, nullable=False),
     Column("share", Double),
     Column("absolute_lower", Double, nullable=False),
+    Column("absolute_upper", Double),
     Column("samples", BigInteger, nullable=False),
     Column("judge", Text, nullable=False),
     Column("revision", Text, nullable=False),
@@ -267,9 +270,14 @@ bounds = Table(
     Column("floor_kind", Text),
     # Of the evaluator's code.
     Column("code_revision", Text, nullable=False),
-    Index(None, "model", "task", "directive", "id"),
+    # A cell's newest row is looked for within the transaction that others wait for.
+    Index(None, "model", "task", "directive", "tenant", "id"),
 )
-"""Every bound ever reported, for audit. A cell's newest row is in force, unless it says withdrawn."""
+"""Every bound ever reported, for audit: none is deleted. A cell's newest row is in force, unless it says withdrawn.
+
+Each batch of samples that an evaluator reports adds a row of about 270 bytes (in SQLite), so that 100 batches a day are
+10 MB a year.
+"""
 
 reviews = Table(
     "reviews",

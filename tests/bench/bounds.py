@@ -19,6 +19,9 @@ holds the simulation against `Estimates` score by score), 2,000 runs each, looke
     beside that from the same scores with L0's dealt to other prompts (--data; left out where the data is absent).
 (e) the same with two faults planted: a fixed-size normal bound that is looked at after every score, and an
     exponentially decayed mean with its normal bound.
+(f) one tenant among others of another quality: how often the directive is open for it, by the bound of all tenants
+    alone and with its own beside it, and after how many of its scores its own closes or opens. Scores come by traffic,
+    none is drawn for the tenant's sake. What has opened stays so here: no drift alarm closes it.
 """
 
 from __future__ import annotations
@@ -147,13 +150,20 @@ class Epochs:
     def take(self, at: Ints, share: Floats, rng: np.random.Generator) -> None:
         """A batch of each of the cells `at`; then those that contradict themselves begin anew."""
         for _ in range(BATCH):
-            pair = draw(self.law, share, rng)
-            self.up[at] *= self.factor_up[pair]
-            self.down[at] *= self.factor_down[pair]
-            self.counts[at, pair] += 1
-            self.opened[at] |= self.up[at] @ WEIGHTS >= 1 / ALPHA
-            self.closed[at] |= self.down[at] @ WEIGHTS >= 1 / ALPHA
-        self.samples[at] += BATCH
+            self.add(at, draw(self.law, share, rng))
+        self.settle(at)
+
+    def add(self, at: Ints, pair: Ints) -> None:
+        """One pair of each of the cells `at`."""
+        self.up[at] *= self.factor_up[pair]
+        self.down[at] *= self.factor_down[pair]
+        self.counts[at, pair] += 1
+        self.samples[at] += 1
+        self.opened[at] |= self.up[at] @ WEIGHTS >= 1 / ALPHA
+        self.closed[at] |= self.down[at] @ WEIGHTS >= 1 / ALPHA
+
+    def settle(self, at: Ints) -> None:
+        """Has those of the cells `at` begin anew that contradict themselves."""
         self.lower[at] = np.maximum(self.lower[at], bound(self.law, self.counts[at], lower=True))
         self.upper[at] = np.minimum(self.upper[at], bound(self.law, self.counts[at], lower=False))
         anew = at[(self.lower[at] > self.upper[at]) & ~self.opened[at]]
@@ -351,8 +361,97 @@ def faults(runs: int, samples: int, seed: int) -> dict[str, Any]:
     return {"runs": runs, "samples": samples, "laws": found}
 
 
+# -- (f) tenants
+
+TENANTS = {
+    "5 points below the floor, a fifth of the scores, all together 2 above": (FLOOR - 0.05, 0.2, FLOOR + 0.02),
+    "2 points below, a fifth, all together 2 above": (FLOOR - 0.02, 0.2, FLOOR + 0.02),
+    "10 points below, a twentieth, all together 2 above": (FLOOR - 0.1, 0.05, FLOOR + 0.02),
+    "just below, a fifth, all together just below": (FLOOR - 0.002, 0.2, FLOOR - 0.002),
+    "3 points above, a fifth, all together 2 below": (FLOOR + 0.03, 0.2, FLOOR - 0.02),
+}
+"""True share of the tenant, its part of the scores, and true share of all tenants together."""
+
+
+def tenant(law: Law, case: tuple[float, float, float], runs: int, scores: int, seed: int) -> dict[str, Any]:
+    """Part (f) of one law: one tenant's stream of so many scores among those of all, by both bounds."""
+    share, part, together = case
+    others = (together - part * share) / (1 - part)
+    rng = np.random.default_rng(seed)
+    common, own = Epochs(law, runs), Epochs(law, runs)
+    everyone = np.arange(runs)
+    its_scores, its_opening, its_closing = (np.zeros(runs, np.int64) for _ in range(3))
+    open_by_common, is_open = np.zeros(runs), np.zeros(runs)
+    ever = np.zeros(runs, bool)
+    for at in range(1, scores + 1):
+        its = rng.random(runs) < part
+        pair = draw(law, np.where(its, share, others), rng)
+        common.add(everyone, pair)
+        own.add(np.flatnonzero(its), pair[its])
+        its_scores += its
+        its_opening[own.opened & (its_opening == 0)] = its_scores[own.opened & (its_opening == 0)]
+        its_closing[own.closed & (its_closing == 0)] = its_scores[own.closed & (its_closing == 0)]
+        served = own.opened | (common.opened & ~own.closed)
+        open_by_common += common.opened
+        is_open += served
+        ever |= served
+        if at % BATCH == 0:
+            common.settle(everyone)
+            own.settle(everyone)
+    return {
+        "its_scores": float(its_scores.mean()),
+        "ever_open_by_all_together": float(common.opened.mean()),
+        "ever_open_by_its_own": float((its_opening > 0).mean()),
+        "ever_open": float(ever.mean()),
+        "ever_closed_by_its_own": float((its_closing > 0).mean()),
+        "time_open_by_all_together_alone": float(open_by_common.mean()) / scores,
+        "time_open": float(is_open.mean()) / scores,
+        "open_at_the_end": float(served.mean()),
+        "its_scores_to_open": _reached(its_opening),
+        "its_scores_to_close": _reached(its_closing),
+    }
+
+
+def _reached(samples: Ints) -> dict[str, float | None]:
+    """Quantiles over all runs; where it was not reached, 0, it counts as never."""
+    never = np.iinfo(np.int64).max
+    return _quantiles(np.where(samples == 0, never, samples), never - 1)
+
+
+def tenants(runs: int, scores: int, seed: int) -> dict[str, Any]:
+    """Part (f)."""
+    found = {name: {law: tenant(LAWS[law], case, runs, scores, seed) for law in LAWS} for name, case in TENANTS.items()}
+    below = [of for name, case in TENANTS.items() if case[0] < FLOOR for of in found[name].values()]
+    return {
+        "runs": runs,
+        "scores_of_all": scores,
+        "worst_false_opening_by_its_own": max(of["ever_open_by_its_own"] for of in below),
+        "cases": found,
+    }
+
+
+def _print_tenants(console: Console, found: dict[str, Any]) -> None:
+    for name, by_law in found["cases"].items():
+        columns = ("ever open by its own", "time open, by all alone", "with its own", "its scores to close", "to open")
+        table = Table("law", *columns, title=f"(f) {name}", title_justify="left")
+        for law, of in by_law.items():
+            medians = (of[f"its_scores_to_{what}"]["0.5"] for what in ("close", "open"))
+            times = (of["time_open_by_all_together_alone"], of["time_open"])
+            table.add_row(
+                law,
+                f"{of['ever_open_by_its_own']:.1%}",
+                *(f"{share:.1%}" for share in times),
+                *("-" if m is None else f"{m:.0f}" for m in medians),
+            )
+        console.print(table)
+
+
 def _print(document: dict[str, Any]) -> None:
     console = Console(width=120)
+    if "tenants" in document:
+        _print_tenants(console, document["tenants"])
+    if "false_openings" not in document:
+        return
     table = Table("cell", "open at any time", title="(a) every share below the floor", title_justify="left")
     for name, rate in document["false_openings"]["by_cell"].items():
         table.add_row(name, f"{rate:.1%}")
@@ -383,6 +482,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--tenants", action="store_true", help="part (f) alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the figures go")
     given = parser.parse_args(arguments)
     started = time.monotonic()
@@ -392,12 +492,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "machine": description(),
         "floor": FLOOR,
         "alpha": ALPHA,
-        "false_openings": false_openings(given.runs, 10, given.seed),
-        "samples_to_open": samples_to_open(given.runs, given.seed),
-        "samples_to_close": samples_to_close(given.runs, given.seed),
-        "faults": faults(given.runs, 2000, given.seed),
-        "pairing": pairing(given.seed),
+        "tenants": tenants(given.runs, 4000, given.seed),
     }
+    if not given.tenants:
+        document |= {
+            "false_openings": false_openings(given.runs, 10, given.seed),
+            "samples_to_open": samples_to_open(given.runs, given.seed),
+            "samples_to_close": samples_to_close(given.runs, given.seed),
+            "faults": faults(given.runs, 2000, given.seed),
+            "pairing": pairing(given.seed),
+        }
     document["seconds"] = round(time.monotonic() - started)
     _print(document)
     if given.json:

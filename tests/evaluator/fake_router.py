@@ -16,7 +16,7 @@ from pith.common.v1 import energy_pb2, text_pb2
 from pith.router.v1 import feedback_pb2, feedback_pb2_grpc, generation_pb2, generation_pb2_grpc, policies_pb2
 
 from common.clock import ManualClock
-from common.errors import STATUS_DETAILS_KEY, PithError, failed_precondition, to_status, unavailable
+from common.errors import STATUS_DETAILS_KEY, PithError, aborted, failed_precondition, to_status, unavailable
 from evaluator.convert import from_time
 
 MODEL = "demo@abc"
@@ -186,6 +186,9 @@ class FakeRouter(feedback_pb2_grpc.FeedbackServicer, generation_pb2_grpc.Generat
         for reported in request.scores:
             if reported.sample_id not in self.samples:
                 await _abort(context, failed_precondition("LEASE_LOST", "unknown sample"))
+        reported_ids = {reported.sample_id for reported in request.scores}
+        if not {score.sample_id for score in self.scores[int(request.position) :]} <= reported_ids:
+            await _abort(context, aborted("SCORES_MOVED", "there are others"))
         now = self.clock.now()
         self.reports.append(request)
         known = {(s.sample_id, s.cell.directive, s.score.directive_revision) for s in self.scores}
@@ -210,14 +213,16 @@ class FakeRouter(feedback_pb2_grpc.FeedbackServicer, generation_pb2_grpc.Generat
         if self.lost_replies:
             self.lost_replies -= 1
             await _abort(context, unavailable("DATABASE", "the reply is lost"))
-        return feedback_pb2.ReportQualityResponse()
+        return feedback_pb2.ReportQualityResponse(position=str(len(self.scores)))
 
     async def ListScores(self, request: Any, context: Any) -> feedback_pb2.ListScoresResponse:
         await self._fault("ListScores", context)
         begin = int(request.page_token or 0)
         end = begin + min(request.page_size, 50)
         return feedback_pb2.ListScoresResponse(
-            scores=self.scores[begin:end], next_page_token=str(end) if end < len(self.scores) else ""
+            scores=self.scores[begin:end],
+            next_page_token=str(end) if end < len(self.scores) else "",
+            position=str(min(end, len(self.scores))),
         )
 
     async def Generate(self, request: Any, context: Any) -> generation_pb2.GenerateResponse:

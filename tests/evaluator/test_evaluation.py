@@ -9,8 +9,9 @@ import pytest
 from pith.common.v1 import energy_pb2
 from structlog.testing import capture_logs
 
-from common.errors import PithError, resource_exhausted, unavailable
+from common.errors import PithError, aborted, resource_exhausted, unavailable
 from common.quality.bound import Cell, QualityBound
+from evaluator.evaluation import REPORT_TRIES
 from evaluator.loop import EvaluationLoop
 from tests.evaluator.bench import Bench
 from tests.evaluator.fake_router import MODEL, FakeRouter, FakeTarget
@@ -276,7 +277,7 @@ class TestJudges:
         assert router.open_directives() == {"extraction": ["L2"]}
         assert router.generations["extraction", "L2"] == len(router.scores) < 80
         assert all(int(score.sample_id.rpartition("-")[2]) < 80 for score in router.scores)
-        assert {score.score.judge for score in router.scores} == {"grader:numeric"}
+        assert {score.score.judge for score in router.scores} == {"grader:numeric@2"}
         assert any("unscored: their grader is exact, and numeric is what counts for the task" in e for e in events)
 
     async def test_what_one_judge_found_outlasts_another(self, bench: Bench) -> None:
@@ -292,11 +293,11 @@ class TestJudges:
         router.serve("extraction", 16)
         with capture_logs() as logs:
             await bench.evaluate(loop)
-        assert (router.bounds["extraction", "L2"].judge, router.open_directives()) == ("grader:exact", {})
+        assert (router.bounds["extraction", "L2"].judge, router.open_directives()) == ("grader:exact@1", {})
         (warning,) = [line for line in logs if line["event"].startswith("another judge")]
         assert warning["log_level"] == "warning"
         assert (warning["task"], warning["directive"]) == ("extraction", "L2")
-        assert (warning["judge"], warning["earlier_judges"]) == ("grader:exact", ["grader:numeric"])
+        assert (warning["judge"], warning["earlier_judges"]) == ("grader:exact@1", ["grader:numeric@2"])
 
         target.grader = "numeric"
         for evaluator in (loop, await bench.evaluator(router)):
@@ -305,7 +306,7 @@ class TestJudges:
                 await evaluator.knowledge.refresh()
             bound = evaluator.knowledge.estimates.bound(Cell(MODEL, "extraction", "L2"))
             assert bound is not None
-            assert (bound.judge, bound.samples, bound.lower) == ("grader:numeric", before.samples, before.lower)
+            assert (bound.judge, bound.samples, bound.lower) == ("grader:numeric@2", before.samples, before.lower)
             assert logs == []
 
     async def test_a_grader_that_is_changed_meanwhile_leaves_the_batch_unscored(self, bench: Bench) -> None:
@@ -349,6 +350,67 @@ class TestRecovery:
         restarted = await bench.evaluator(router)
         await restarted.knowledge.ensure()
         assert known(restarted) == known(loop)
+
+    async def test_what_another_reports_meanwhile_is_in_the_bounds(self, bench: Bench) -> None:
+        router = await bench.router([FakeTarget("extraction", "L2")])
+        router.serve("extraction", 300)
+        one = await bench.evaluator(router)
+        other = await bench.evaluator(router)
+        router.gate = asyncio.Event()
+        runs = [asyncio.create_task(bench.evaluate(loop)) for loop in (one, other)]
+        await router.at_gate.wait()
+        router.gate.set()
+        await asyncio.gather(*runs)
+        assert len(router.scores) == len({score.sample_id for score in router.scores})
+        for number, report in enumerate(router.reports):
+            recorded = sum(len(earlier.scores) for earlier in router.reports[: number + 1])
+            assert [bound.samples for bound in report.bounds] == [recorded]
+        for loop in (one, other):
+            await loop.knowledge.ensure()
+        assert known(one) == known(other) == known(await self.restarted(bench, router))
+
+    async def test_a_report_that_others_were_faster_than_is_made_anew_at_once(self, bench: Bench) -> None:
+        router = await bench.router([FakeTarget("extraction", "L2")])
+        router.serve("extraction", 8)
+        moved = aborted("SCORES_MOVED", "there are others")
+        router.faults["ReportQuality"] = [moved, moved, moved]
+        events = await bench.evaluate(await bench.evaluator(router))
+        assert events.count("extraction/L2: another evaluator reported meanwhile: bounds are made anew") == 1
+        assert events[-1] == "done: 8 samples scored, 0 not"
+        assert len(router.scores) == 8
+
+    async def test_one_that_is_never_fast_enough_gives_up_and_rebuilds(self, bench: Bench) -> None:
+        router = await bench.router([FakeTarget("extraction", "L2")])
+        router.serve("extraction", 8)
+        router.faults["ReportQuality"] = [aborted("SCORES_MOVED", "there are others")] * 100
+        loop = await bench.evaluator(router)
+        with pytest.raises(PithError, match="SCORES_MOVED"):
+            await bench.evaluate(loop)
+        assert len(router.faults["ReportQuality"]) == 100 - REPORT_TRIES
+        assert router.scores == []
+
+    async def test_samples_that_another_has_scored_meanwhile_are_left_out(self, bench: Bench) -> None:
+        """Its lease had ended."""
+        router = await bench.router([FakeTarget("extraction", "L2")])
+        router.serve("extraction", 12)
+        slow, quick = await bench.evaluator(router, batch_samples=8), await bench.evaluator(router, batch_samples=12)
+        router.gate, router.gate_after = asyncio.Event(), 0
+        run = asyncio.create_task(bench.evaluate(slow))
+        await router.at_gate.wait()
+        gate, router.gate = router.gate, None
+        await bench.clock.advance(slow._config.lease_seconds)
+        assert (await bench.evaluate(quick))[-1] == "done: 12 samples scored, 0 not"
+        gate.set()
+        events = await run
+        assert "extraction/L2: 8 samples had been scored by another, or served before a change" in events
+        assert events[-1] == "done: 0 samples scored, 0 not"
+        assert len(router.reports) == 1 and len(router.scores) == 12
+        assert known(slow) == known(quick)
+
+    async def restarted(self, bench: Bench, router: FakeRouter) -> EvaluationLoop:
+        loop = await bench.evaluator(router)
+        await loop.knowledge.ensure()
+        return loop
 
     async def test_restarted_midway_it_ends_with_the_same_estimates(self, bench: Bench) -> None:
         async def world() -> FakeRouter:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import random
 from typing import Any
 
 import pytest
+from pith.router.v1 import feedback_pb2
 
 from common.quality.bound import Cell
+from evaluator.judges.engine_judge import EngineJudge
+from evaluator.judges.openai_judge import OpenAiJudge
 from tests.evaluator.bench import Bench
 from tests.evaluator.fake_router import MODEL, RIGHT, WRONG, FakeRouter, FakeTarget
 from tests.evaluator.judges.fake_judge_engine import FakeJudgeEngine, by_words
+from tests.evaluator.judges.judging import judge_of
 from tests.evaluator.openai_server import Asked, OpenAiServer, Reply, prefers, says
 
-NAME = "pairwise:openai:gpt-x/prompt-1"
+NAME = judge_of("openai:gpt-x", OpenAiJudge.way)
 
 
 async def served(bench: Bench, share: float, samples: int = 400) -> FakeRouter:
@@ -96,7 +102,7 @@ async def test_what_is_known_survives_a_restart_by_the_judges_name(bench: Bench)
         first = await bench.evaluator(router, **settings)
         await bench.evaluate(first)
         bound = first.knowledge.estimates.bound(cell)
-        assert bound is not None and bound.judge == "pairwise:judge@ffffffffffff/prompt-1"
+        assert bound is not None and bound.judge == judge_of("judge@ffffffffffff", EngineJudge.way)
         again = await bench.evaluator(router, **settings)
         await again.knowledge.ensure()
         assert again.knowledge.estimates.bound(cell) == bound
@@ -104,7 +110,7 @@ async def test_what_is_known_survives_a_restart_by_the_judges_name(bench: Bench)
         engine.digest = "e" * 64
         await bench.evaluate(again)
         anew = again.knowledge.estimates.bound(cell)
-        assert anew is not None and anew.judge == "pairwise:judge@eeeeeeeeeeee/prompt-1"
+        assert anew is not None and anew.judge == judge_of("judge@eeeeeeeeeeee", EngineJudge.way)
         assert again.knowledge.estimates.judges(cell) == (bound.judge, anew.judge)
 
 
@@ -140,3 +146,44 @@ async def test_samples_that_cannot_be_judged_do_not_keep_the_others_waiting(benc
         # Nothing more was spent on them.
         assert len(server.asked) - questions == 2 * len(router.scores)
         assert router.generations["chat", "L2"] - answers == len(router.scores)
+
+
+async def test_brief_answers_open_by_a_judge_of_long_ones(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At equal length it slightly prefers those of the directive; as it says them, preferences would close it."""
+    fact = FakeRouter._answer
+
+    def wordy(router: FakeRouter, sample: Any, directive: str) -> Any:
+        answer, drawn = fact(router, sample, directive), random.Random(sample.sample_id)
+        words, share = drawn.randint(40, 160), drawn.uniform(0.2, 0.9)
+        answer.text = f"{directive} " + "so " * int(words if directive == "L0" else words * share)
+        return answer
+
+    def likes_long(first: str, second: str) -> dict[str, float]:
+        liked = 0.15 if first.startswith("L2") else -0.15
+        wins = 1 / (1 + math.exp(-liked - 0.8 * math.tanh((len(first) - len(second)) / 200) - 0.1))
+        return {"A": wins, "B": 1 - wins}
+
+    monkeypatch.setattr(FakeRouter, "_answer", wordy)
+    router = await served(bench, 1.0, samples=320)
+    async with FakeJudgeEngine(likes_long) as engine:
+        settings = {"judge_engine": engine.address, "judge_requests_per_day": None, "run_samples": 320}
+        loop = await bench.evaluator(router, batch_samples=40, **settings)
+        events = await bench.evaluate(loop)
+        assert router.open_directives() == {"chat": ["L2"]}
+        bound = router.bounds["chat", "L2"]
+        assert bound.method == feedback_pb2.BOUND_METHOD_LENGTH_CORRECTED
+        assert bound.raw.upper < 0.95 < bound.lower < bound.share < bound.upper
+        assert any(event.startswith("chat/L2 opened: bound ") for event in events)
+        # It opened no sooner than the bounds mean anything.
+        assert [report.bounds[0].lower for report in router.reports[:4]] == [0.0] * 4
+        # That its scores lie below the floor is nothing to look closer for.
+        scored = len(router.scores)
+        await bench.clock.advance(60)
+        router.serve("chat", 100, reference="")
+        await bench.evaluate(loop)
+        assert len(router.scores) == scored + 8
+        # One that starts anew, from the router's scores, knows the same.
+        again = await bench.evaluator(router, **settings)
+        await again.knowledge.ensure()
+        cell = Cell(MODEL, "chat", "L2")
+        assert again.knowledge.estimates.bound(cell) == loop.knowledge.estimates.bound(cell)

@@ -80,6 +80,22 @@ class TestOrder:
         feed(known, L1, [0.0] * 50)
         assert batches([L1, L2], known, ECONOMY, Tally()) == []
 
+    def test_what_is_open_for_one_tenant_alone_is_looked_at(self) -> None:
+        """Nobody else would notice that it has dropped."""
+        known = estimates()
+        known.observe_all(
+            PairedScore(L2.cell, f"{i:03d}", float(i % 4 == 0), 1.0, "grader:numeric", "1", NOW, tenant=tenant)
+            for i in range(500)
+            for tenant in ["acme" if i % 4 == 0 else "beta"]
+        )
+        assert L2.verdict(known) == "closed"
+        assert L2.verdicts(known, replace(L2.cell, tenant="acme")) == {FLOOR: "open"}
+        look = Batch(L2, 4, 4, is_maintenance=True)
+        assert batches([L1, L2], known, ECONOMY, Tally()) == [look, Batch(L1, 8, 196, is_maintenance=False)]
+        tally = Tally()
+        tally.drawn[L2.cell] = 4
+        assert next_batch([L2], known, ECONOMY, tally) is None
+
     def test_a_dearer_directive_needs_no_evidence_under_an_open_one(self) -> None:
         assert batches([L1, L2], opened(L2), ECONOMY, Tally()) == [Batch(L2, 4, 4, is_maintenance=True)]
 

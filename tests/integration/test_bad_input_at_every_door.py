@@ -40,6 +40,7 @@ from evaluator.loop import EvaluationLoop
 from evaluator.service import DESCRIPTOR, ROLES, WATCHES, EvaluationService
 from evaluator.trial import Trials
 from tests.engine.tiny_model import write_model
+from tests.evaluator.people import people
 from tests.router.running import Running, ask, running
 
 CONTEXT_TOKENS = 200
@@ -104,8 +105,9 @@ async def doors(model_path: Path, tmp_path: Path) -> AsyncIterator[Doors]:
 async def evaluator(stack: AsyncExitStack, router: Running) -> str:
     """An evaluator of that router that does nothing unless asked; its address."""
     config = EvaluatorConfig(router=router.address, listen="127.0.0.1:0")
+    channel = await stack.enter_async_context(connect(config.router, max_attempts=1))
     client = RouterClient(
-        await stack.enter_async_context(connect(config.router, max_attempts=1)),
+        channel,
         evaluator=config.name,
         back_off=ManualClock(),
         attempts=1,
@@ -117,7 +119,8 @@ async def evaluator(stack: AsyncExitStack, router: Running) -> str:
     loop = EvaluationLoop(config, client, ReferenceJudge(), router.clock, ManualClock(), metrics)
     trials = Trials(client, ReferenceJudge(), config.concurrency, config.alpha, loop.spending)
     server = GrpcServer(config, Authenticator.from_file(None), metrics)
-    server.add(EvaluationService(loop, trials), DESCRIPTOR, roles=ROLES, watches=WATCHES)
+    service = EvaluationService(loop, trials, *people(channel, config, router.clock, metrics))
+    server.add(service, DESCRIPTOR, roles=ROLES, watches=WATCHES)
     address = f"127.0.0.1:{await server.start()}"
     stack.push_async_callback(server.drain, 0.0)
     stack.push_async_callback(loop.stop, 0.0)

@@ -21,6 +21,7 @@ from pith.evaluator.v1 import evaluation_pb2, evaluation_pb2_grpc
 
 from common.auth import Authenticator
 from common.clock import ManualClock
+from common.code_revision import code_revision
 from common.errors import PithError, from_rpc_error, unavailable
 from common.grpc_client import connect
 from common.grpc_server import GrpcServer
@@ -29,6 +30,7 @@ from evaluator.loop import EvaluationLoop
 from evaluator.service import DESCRIPTOR, ROLES, WATCHES, EvaluationService
 from tests.evaluator.bench import Bench
 from tests.evaluator.fake_router import MODEL, FakeRouter, FakeTarget
+from tests.evaluator.people import people
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT = 20.0
@@ -57,7 +59,9 @@ async def serve(stack: AsyncExitStack, tokens_file: Path | None = None) -> Serve
     loop = await bench.evaluator(router)
     config = EvaluatorConfig(listen="127.0.0.1:0", tokens_file=tokens_file)
     server = GrpcServer(config, Authenticator.from_file(tokens_file), bench.metrics)
-    server.add(EvaluationService(loop, bench.trials), DESCRIPTOR, roles=ROLES, watches=WATCHES)
+    assert bench.channel is not None
+    service = EvaluationService(loop, bench.trials, *people(bench.channel, config, bench.clock, bench.metrics))
+    server.add(service, DESCRIPTOR, roles=ROLES, watches=WATCHES)
     port = await server.start()
     stack.push_async_callback(server.drain, 0.0)
     return Served(router, loop, port)
@@ -84,7 +88,7 @@ class TestScore:
         reply = await evaluator.Score(
             evaluation_pb2.ScoreRequest(grader="item_set", answer="Answer: b, a", reference="a, b"), timeout=TIMEOUT
         )
-        assert (reply.quality, reply.judge) == (1.0, "grader:item_set")
+        assert (reply.quality, reply.judge) == (1.0, "grader:item_set@1")
 
     async def test_reads_the_options_from_the_prompt(self, stack: AsyncExitStack) -> None:
         evaluator = await stub(stack, (await serve(stack)).port)
@@ -186,6 +190,7 @@ class TestState:
         status = await evaluator.GetStatus(evaluation_pb2.GetStatusRequest(), timeout=TIMEOUT)
         assert not any(status.HasField(f) for f in ("energy_joules", "carbon_grams", "last_run_at"))
         assert status.answers_generated == 0
+        assert status.version == code_revision()
         estimates = await evaluator.ListEstimates(evaluation_pb2.ListEstimatesRequest(), timeout=TIMEOUT)
         assert not estimates.estimates
 
@@ -212,19 +217,6 @@ class TestState:
         reply = await evaluator.ListEstimates(evaluation_pb2.ListEstimatesRequest(), timeout=TIMEOUT)
         by_task = {e.bound.cell.task: e for e in reply.estimates}
         assert by_task["arithmetic"].verdict == evaluation_pb2.VERDICT_UNSPECIFIED
-
-
-@pytest.mark.parametrize(
-    ("method", "request_"),
-    [
-        ("SubmitRating", evaluation_pb2.SubmitRatingRequest()),
-        ("ListPendingReviews", evaluation_pb2.ListPendingReviewsRequest()),
-    ],
-)
-async def test_people_come_in_a_later_version(stack: AsyncExitStack, method: str, request_: Any) -> None:
-    evaluator = await stub(stack, (await serve(stack)).port)
-    error = await refused(getattr(evaluator, method)(request_, timeout=TIMEOUT))
-    assert (error.code, error.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_YET")
 
 
 async def test_clients_may_score_and_nothing_else(stack: AsyncExitStack, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from pith.router.v1 import (
     generation_pb2,
     policies_pb2,
     reports_pb2,
+    reviews_pb2,
 )
 
 from deploy.stack import Stack
@@ -42,7 +43,7 @@ GROWTH_MEBIBYTES = 192
 
 MODULES: dict[str, tuple[ModuleType, ...]] = {
     "engine": (inference_pb2, control_pb2),
-    "router": (generation_pb2, directives_pb2, policies_pb2, feedback_pb2, reports_pb2, access_pb2),
+    "router": (generation_pb2, directives_pb2, policies_pb2, feedback_pb2, reviews_pb2, reports_pb2, access_pb2),
     "evaluator": (evaluation_pb2,),
 }
 METHODS: dict[str, tuple[str, MethodDescriptor]] = {
@@ -152,8 +153,14 @@ VALID: dict[str, Message] = {
         withdrawals=[feedback_pb2.Withdrawal(cell=_CELL, judge="grader:exact", reason=2)],
     ),
     "Feedback.ListScores": feedback_pb2.ListScoresRequest(page_size=2),
+    "Reviews.DrawReviews": reviews_pb2.DrawReviewsRequest(rater="ann", task="counting", count=2),
+    "Reviews.RecordReview": reviews_pb2.RecordReviewRequest(review_id="r", rater="ann", choice=1),
+    "Reviews.ListReviews": reviews_pb2.ListReviewsRequest(page_size=2),
+    "Reviews.ListJudgeTotals": reviews_pb2.ListJudgeTotalsRequest(),
+    "Reviews.ListRatedScores": reviews_pb2.ListRatedScoresRequest(page_size=2),
     "Reports.GetReport": reports_pb2.GetReportRequest(dimensions=[reports_pb2.DIMENSION_TASK], tenant="fuzz"),
     "Reports.ListBounds": reports_pb2.ListBoundsRequest(page_size=2),
+    "Reports.ListQualityHistory": reports_pb2.ListQualityHistoryRequest(page_size=2, task="counting", all_steps=True),
     "Reports.ListEngines": reports_pb2.ListEnginesRequest(),
     "Reports.GetIntensity": reports_pb2.GetIntensityRequest(history_hours=48, forecast_hours=48),
     "Reports.GetStatus": reports_pb2.GetStatusRequest(),
@@ -170,8 +177,9 @@ VALID: dict[str, Message] = {
     "Evaluation.ListEstimates": evaluation_pb2.ListEstimatesRequest(),
     "Evaluation.GetStatus": evaluation_pb2.GetStatusRequest(),
     "Evaluation.TrialDirective": evaluation_pb2.TrialDirectiveRequest(directive=_DIRECTIVE, task="counting", samples=1),
-    "Evaluation.SubmitRating": evaluation_pb2.SubmitRatingRequest(review_id="r", rating=1),
-    "Evaluation.ListPendingReviews": evaluation_pb2.ListPendingReviewsRequest(),
+    "Evaluation.SubmitRating": evaluation_pb2.SubmitRatingRequest(review_id="r", rater="ann", choice=1),
+    "Evaluation.ListPendingReviews": evaluation_pb2.ListPendingReviewsRequest(rater="ann", count=2),
+    "Evaluation.GetAgreement": evaluation_pb2.GetAgreementRequest(),
 }
 ENDS_THE_SERVICE = "Control.Drain"
 WATCHES = {"Control.WatchLoad": 1, "Evaluation.RunEvaluation": 1, "Evaluation.TrialDirective": 1}
@@ -220,7 +228,7 @@ def test_a_drain_can_be_asked_for_in_any_way(tmp_path: Path) -> None:
 
     async def drained() -> Counter[grpc.StatusCode]:
         try:
-            await stack._serving("engine")
+            await stack.serving("engine")
             return await _fuzzed(stack.addresses["engine"], ENDS_THE_SERVICE, method)
         finally:
             assert await stack.stop() == {"engine": 0}

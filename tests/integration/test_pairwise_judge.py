@@ -13,6 +13,8 @@ from typing import Any
 
 from pith.router.v1 import feedback_pb2
 
+from evaluator.judges.openai_judge import OpenAiJudge
+from tests.evaluator.judges.judging import judge_of
 from tests.evaluator.openai_server import API_KEY, OpenAiServer, Reply, prefers, says
 from tests.router.fake_engine import Context, FakeEngine, delta, finished
 from tests.router.running import Running, ask, running
@@ -83,7 +85,7 @@ async def test_what_a_judge_prefers_is_kept_with_what_it_was_shown(tmp_path: Pat
     assert len(scores) == 8
     for one in scores:
         assert (one.score.quality, one.score.baseline_quality) == (0.0, 0.5)
-        assert one.score.judge == "pairwise:openai:gpt-x/prompt-1"
+        assert one.score.judge == judge_of("openai:gpt-x", OpenAiJudge.way)
         compared = one.score.comparison
         assert (compared.characters, compared.baseline_characters) == (len(SHORT), len(LONG))
         assert (compared.shown_first, compared.shown_second) == (0.0, 0.0)

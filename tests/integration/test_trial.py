@@ -25,6 +25,7 @@ from evaluator.judges.reference import ReferenceJudge
 from evaluator.loop import EvaluationLoop
 from evaluator.service import DESCRIPTOR, ROLES, WATCHES, EvaluationService
 from evaluator.trial import Trials
+from tests.evaluator.people import people
 from tests.router.fake_engine import IDENTITY, Context, FakeEngine, delta, finished, stall
 from tests.router.running import Running, ask, running
 
@@ -87,8 +88,9 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
 async def evaluator(stack: AsyncExitStack, router: Running) -> str:
     """An evaluator of that router that does nothing unless asked; its address."""
     config = EvaluatorConfig(router=router.address, listen="127.0.0.1:0")
+    channel = await stack.enter_async_context(connect(config.router, max_attempts=1))
     client = RouterClient(
-        await stack.enter_async_context(connect(config.router, max_attempts=1)),
+        channel,
         evaluator=config.name,
         back_off=ManualClock(),
         attempts=1,
@@ -100,7 +102,8 @@ async def evaluator(stack: AsyncExitStack, router: Running) -> str:
     loop = EvaluationLoop(config, client, ReferenceJudge(), router.clock, ManualClock(), metrics)
     trials = Trials(client, ReferenceJudge(), config.concurrency, config.alpha, loop.spending)
     server = GrpcServer(config, Authenticator.from_file(None), metrics)
-    server.add(EvaluationService(loop, trials), DESCRIPTOR, roles=ROLES, watches=WATCHES)
+    service = EvaluationService(loop, trials, *people(channel, config, router.clock, metrics))
+    server.add(service, DESCRIPTOR, roles=ROLES, watches=WATCHES)
     stack.push_async_callback(loop.stop, 0.0)
     stack.push_async_callback(server.drain, 0.0)
     return f"127.0.0.1:{await server.start()}"

@@ -7,7 +7,13 @@ from typing import Any
 
 import grpc
 import pytest
-from pith.router.v1 import directives_pb2_grpc, feedback_pb2_grpc, policies_pb2_grpc, reports_pb2_grpc
+from pith.router.v1 import (
+    directives_pb2_grpc,
+    feedback_pb2_grpc,
+    policies_pb2_grpc,
+    reports_pb2_grpc,
+    reviews_pb2_grpc,
+)
 
 from common.carbon.intensity import Intensity, Scope, SignalKind
 from common.errors import PithError, from_rpc_error
@@ -63,6 +69,12 @@ class AdminClient:
             feedback_pb2_grpc.FeedbackStub(channel),
             reports_pb2_grpc.ReportsStub(channel),
         )
+
+    def reviews(self, role: str) -> Any:
+        """Stub of Reviews."""
+        channel = connect(f"127.0.0.1:{self._port}", token=role)
+        self._channels.append(channel)
+        return reviews_pb2_grpc.ReviewsStub(channel)
 
     def grams(self, cost: Cost) -> float | None:
         return None if self.grams_per_joule is None else cost.energy_joules * self.grams_per_joule

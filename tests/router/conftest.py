@@ -1,5 +1,6 @@
 """The router's own services over real gRPC and a real database, with time in the test's hand."""
 
+import random
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
@@ -14,11 +15,12 @@ from common.grpc_server import GrpcServer
 from common.metrics import Metrics
 from router.optimizer.costs import CostBook
 from router.replay.simulate import Simulator
-from router.services import directives, feedback, policies, reports
+from router.services import directives, feedback, policies, reports, reviews
 from router.services.directives import DirectivesService
 from router.services.feedback import FeedbackService
 from router.services.policies import PoliciesService
 from router.services.reports import ReportsService
+from router.services.reviews import ReviewsService
 from router.snapshot import SnapshotKeeper, seed
 from router.store.database import Database
 from router.validation import RequestLimits
@@ -53,7 +55,7 @@ async def keeper(database: Database, clock: ManualClock) -> AsyncIterator[Snapsh
 
 @pytest.fixture
 async def client(database: Database, keeper: SnapshotKeeper, clock: ManualClock) -> AsyncIterator[AdminClient]:
-    """A running server with Policies, Feedback and Reports, and stubs for each role."""
+    """A running server with Policies, Feedback, Reviews and Reports, and stubs for each role."""
     tokens = [
         TokenEntry(sha256=sha256(role.encode()).hexdigest(), role=role, tenant="acme", name=f"the {role}")
         for role in Role
@@ -80,6 +82,7 @@ async def client(database: Database, keeper: SnapshotKeeper, clock: ManualClock)
         reports.SERVICE,
         roles=reports.ROLES,
     )
+    server.add(ReviewsService(database, clock, b"secret", random.Random(1)), reviews.SERVICE, roles=reviews.ROLES)
     client.connect(await server.start())
     yield client
     await client.close()

@@ -200,6 +200,19 @@ def test_all_closed_tells_what_is_missing() -> None:
     assert "revision 7" in find(SOUND, bounds=(replace(OPEN, revision="7"),))[0].message
 
 
+def test_what_is_open_for_one_tenant_alone_is_open() -> None:
+    low, of_acme = replace(OPEN, lower=0.9), replace(OPEN, cell=replace(OPEN.cell, tenant="acme"))
+    assert codes(SOUND, bounds=(low,)) == {("sound", "all_closed")}
+    assert codes(SOUND, bounds=(low, of_acme)) == set()
+    assert codes(SOUND, replace(SOUND, name="of-acme", tenant="acme"), bounds=(low, of_acme)) == {
+        ("sound", "all_closed")
+    }, "another policy decides for it"
+    closed = replace(of_acme, lower=0.5, upper=0.9)
+    alone = replace(SOUND, tenant="acme", directives=("L1",))
+    (finding,) = find(alone, bounds=(OPEN, closed))
+    assert "tenant acme's own bound says at most 0.900" in finding.message
+
+
 def test_a_bound_of_a_task_that_another_policy_decides_opens_nothing_here() -> None:
     general = replace(SOUND, name="general", task="")
     assert codes(general, SOUND, bounds=(OPEN,)) == {("general", "all_closed")}

@@ -49,11 +49,12 @@ policies = st.builds(
 )
 bounds = st.builds(
     QualityBound,
-    st.builds(Cell, words, words, words),
+    st.builds(Cell, words, words, words, words),
     lower=shares,
     upper=shares,
     share=st.none() | shares,
     absolute_lower=shares,
+    absolute_upper=shares,
     samples=whole,
     judge=words,
     revision=whole.map(str),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.quality.bound import Cell, FloorKind, QualityBound
+from common.quality.bound import BoundMethod, Cell, FloorKind, QualityBound
 from router.directives.assign import uniform
 from router.directives.decide import Facts, Reason, Snapshot, Spent, decide, refuses
 from router.directives.levels import L0, SEEDED
@@ -256,6 +256,108 @@ def test_the_latency_objective_is_among_the_steps(late_share: float | None, said
     decision = decide(FACTS, snapshot(bound("L1"), policies=(policy,), late_share=late_share), NOW)
     (step,) = [step for step in decision.steps if step.startswith("latency:")]
     assert step.startswith("latency: 0.95 of answers within 2.5 s") and step.endswith(said)
+
+
+OWN = Cell(MODEL, "qa", "L1", "acme")
+EVERYBODY = replace(POLICY, tenant="")
+
+
+@pytest.mark.parametrize(
+    ("own", "common", "floor", "served", "said"),
+    [
+        (bound("L1", 0.96, cell=OWN), [], 0.95, "L0", "closed, no quality bound"),
+        (bound("L1", 0.96, cell=OWN), [bound("L1", 0.5)], 0.95, "L1", "tenant acme's own bound 0.960 clears the floor"),
+        (
+            bound("L1", 0.5, cell=OWN, upper=0.94),
+            [bound("L1")],
+            0.95,
+            "L0",
+            "closed, tenant acme's own bound says at most 0.940, below the floor 0.950",
+        ),
+        (bound("L1", 0.5, cell=OWN, upper=0.95), [bound("L1")], 0.95, "L1", "open, bound 0.970 clears"),
+        (bound("L1", 0.9, cell=OWN), [bound("L1")], 0.95, "L1", "open, bound 0.970 clears"),
+        (bound("L1", 0.9, cell=OWN), [bound("L1", 0.94)], 0.95, "L0", "closed, bound 0.940 is below"),
+        (bound("L1", 0.9, cell=OWN), [bound("L1", 0.9496)], 0.95, "L0", "bound 0.9496 is below the floor 0.950"),
+        (bound("L1", 0.9504, cell=OWN), [bound("L1", 0.5)], 0.95, "L1", "own bound 0.9504 clears the floor 0.950"),
+        (bound("L1", 0.95, cell=OWN), [bound("L1", 0.5)], 0.95, "L1", "own bound 0.950 clears the floor 0.950"),
+        (bound("L1", 0.5, cell=OWN, upper=0.94996), [], 0.95, "L0", "says at most 0.94996, below the floor 0.950"),
+        (bound("L1", 0.9, cell=OWN), [], 0.95, "L0", "closed, no quality bound"),
+        (bound("L1", 0.96, cell=OWN, revision="2"), [], 0.95, "L0", "closed, no quality bound"),
+        (bound("L1", 0.5, cell=OWN, upper=0.9, revision="2"), [bound("L1")], 0.95, "L1", "open, bound 0.970"),
+        (bound("L1", 0.96, cell=OWN, updated_at=NOW - timedelta(days=8)), [], 0.95, "L0", "no quality bound"),
+        (
+            bound("L1", 0.5, cell=OWN, upper=0.9, updated_at=NOW - timedelta(days=8)),
+            [bound("L1")],
+            0.95,
+            "L1",
+            "open, bound 0.970",
+        ),
+        (bound("L1", 0.5, cell=OWN, upper=0.9, samples=0), [bound("L1")], 0.95, "L1", "open, bound 0.970"),
+        (bound("L1", 0.5, cell=replace(OWN, tenant="beta"), upper=0.9), [bound("L1")], 0.95, "L1", "open, bound 0.970"),
+        # A caller's own floor is held against whatever bound decides at it.
+        (bound("L1", 0.5, cell=OWN, upper=0.96), [bound("L1", 0.99)], 0.97, "L0", "says at most 0.960"),
+        (bound("L1", 0.975, cell=OWN), [bound("L1", 0.96)], 0.97, "L1", "own bound 0.975 clears the floor 0.970"),
+    ],
+)
+@pytest.mark.parametrize("policy", [POLICY, EVERYBODY], ids=["the tenant's", "everybody's"])
+def test_a_tenants_own_bound_decides_where_it_tells(
+    policy: Policy, own: QualityBound, common: list[QualityBound], floor: float, served: str, said: str
+) -> None:
+    decision = decide(replace(FACTS, floor=floor), snapshot(own, *common, policies=(policy,)), NOW)
+    assert decision.directive.name == served
+    assert said in next(step for step in decision.steps if step.startswith("L1: "))
+    if served == "L1":
+        assert decision.bound == (own.lower if "own" in said else common[0].lower)
+
+
+@pytest.mark.parametrize(
+    ("fields", "opens"),
+    [
+        ({}, True),
+        ({"since": NOW}, True),
+        # The judge that counts is another one; the tenant's bound has been withdrawn by nobody.
+        ({"judge": "another"}, False),
+        ({"method": BoundMethod.LENGTH_CORRECTED}, False),
+        # All tenants' epoch ended since, by a drop or another mix of requests, and nobody tells of this tenant.
+        ({"since": NOW + timedelta(seconds=1)}, False),
+    ],
+    ids=["same", "since", "judge", "method", "epoch"],
+)
+def test_a_tenants_own_bound_opens_only_on_the_ground_of_that_of_all(fields: dict[str, object], opens: bool) -> None:
+    common = bound("L1", 0.5, **fields)
+    assert (decide(FACTS, snapshot(bound("L1", cell=OWN), common), NOW).directive is not L0) is opens
+    # What closes is believed, whatever it rests on.
+    closed, opened = bound("L1", 0.5, cell=OWN, upper=0.9), bound("L1", **fields)
+    assert decide(FACTS, snapshot(closed, opened), NOW).directive is L0
+
+
+def test_a_tenants_own_bound_says_nothing_of_other_tenants() -> None:
+    opened, closed = bound("L1", 0.99, cell=OWN), bound("L2", 0.5, cell=replace(OWN, directive="L2"), upper=0.9)
+    beta = replace(FACTS, tenant="beta")
+    assert decide(beta, snapshot(opened, policies=(EVERYBODY,)), NOW).directive is L0
+    shares = (("L2", 1.0),)
+    assert decide(FACTS, snapshot(closed, bound("L2"), policies=(EVERYBODY,), shares=shares), NOW).directive is L0
+    assert decide(beta, snapshot(closed, bound("L2"), policies=(EVERYBODY,), shares=shares), NOW).directive.name == "L2"
+
+
+def test_an_absolute_floor_is_held_against_a_tenants_mean_quality() -> None:
+    policy = replace(POLICY, floor=0.9, floor_kind=FloorKind.ABSOLUTE)
+    own = bound("L1", 0.99, cell=OWN, absolute_lower=0.4, absolute_upper=0.89)
+    decision = decide(FACTS, snapshot(own, bound("L1"), policies=(policy,)), NOW)
+    assert decision.directive is L0
+    assert any("own bound says at most 0.890, below the floor 0.900" in step for step in decision.steps)
+    open_to_doubt = replace(own, upper=0.8, absolute_upper=0.91)
+    assert decide(FACTS, snapshot(open_to_doubt, bound("L1"), policies=(policy,)), NOW).directive.name == "L1"
+    opened = replace(own, absolute_lower=0.92)
+    assert decide(FACTS, snapshot(opened, bound("L1", 0.5), policies=(policy,)), NOW).directive.name == "L1"
+
+
+def test_a_tenants_own_entry_of_the_plan_goes_before_that_of_all() -> None:
+    held = snapshot(bound("L1"), bound("L2"), policies=(EVERYBODY,))
+    own = {("p", MODEL, "qa", "acme"): Entry((("L2", 1.0),), ("L2", "L1", "L0"))}
+    held = replace(held, plan=replace(held.plan, of_tenant=own))
+    assert decide(FACTS, held, NOW).directive.name == "L2"
+    assert decide(replace(FACTS, tenant="beta"), held, NOW).directive.name == "L1"
 
 
 levels = st.sampled_from(["L1", "L2"])

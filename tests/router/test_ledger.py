@@ -28,7 +28,7 @@ from tests.router.ledger_sink import (
 
 
 async def test_many_records_are_few_transactions(sink: Sink, outbox: Path) -> None:
-    ledger = Ledger(sink.write, outbox)
+    ledger = Ledger(sink.write, outbox, patience_seconds=60)
     for index in range(2 * BATCH + 1):
         ledger.record(entry(str(index)), sample(str(index)) if index % 2 else None)
     assert ledger.waiting == 2 * BATCH + 1

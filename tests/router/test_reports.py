@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.random import default_rng
 from pith.common.v1 import energy_pb2
 from pith.engine.v1 import control_pb2
-from pith.router.v1 import reports_pb2
+from pith.router.v1 import policies_pb2, reports_pb2
 
 from common.clock import ManualClock
 from common.energy.reading import Energy, EnergySource
@@ -297,6 +297,36 @@ async def test_bounds_and_for_whom_they_open(
     await clock.advance(timedelta(days=8).total_seconds())
     stale = await admin.ListBounds(pb.ListBoundsRequest())
     assert [list(b.open_for) for b in stale.bounds] == [[], [], []]
+
+
+async def test_a_tenants_bound_is_told_for_whom_it_decides(
+    client: AdminClient, admin: Any, database: Database, keeper: SnapshotKeeper, clock: ManualClock
+) -> None:
+    cell = Cell(MODEL, "sums", "L1")
+    own = policies_pb2.Policy(
+        name="of-beta", tenant="beta", floor=0.5, mode=policies_pb2.MODE_ON, directives=["L1"], grader="exact"
+    )
+    await client.policies.CreatePolicy(policies_pb2.CreatePolicyRequest(policy=own, reason="test"))
+    given = {"": (0.96, 1.0), "acme": (0.5, 0.9), "beta": (0.4, 0.6), "gamma": (0.8, 1.0)}
+    bounds = [
+        QualityBound(replace(cell, tenant=tenant), *interval, None, 0.5, 9, "grader:exact", "1", clock.now())
+        for tenant, interval in given.items()
+    ]
+    async with database.changing() as connection:
+        await QualityRepository(connection).add_bounds(bounds, Reporter("e"), clock.now())
+    await keeper.refresh()
+    found: list[Any] = []
+    token = ""
+    while not found or token:
+        page = await admin.ListBounds(pb.ListBoundsRequest(page_size=1, page_token=token))
+        found += page.bounds
+        token = page.next_page_token
+    assert [(b.bound.cell.tenant, list(b.open_for), list(b.closed_for)) for b in found] == [
+        ("", ["default", "of-beta"], []),
+        ("acme", [], ["default"]),
+        ("beta", [], []),
+        ("gamma", [], []),
+    ]
 
 
 async def test_engines_as_the_fleet_shows_them(client: AdminClient) -> None:

@@ -9,6 +9,7 @@ Work is linear in the answer for each line of the reference: an answer of 100 kB
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
@@ -19,7 +20,9 @@ from common.quality.graders.items import item_set, required_items
 from common.quality.graders.numeric import numeric
 from common.quality.graders.token_f1 import token_f1
 
-__all__ = ["GRADERS", "Grader", "grade"]
+__all__ = ["GRADERS", "Grader", "Rules", "grade", "grader_of", "judge_name"]
+
+_PREFIX = "grader:"
 
 
 class Grader(Protocol):
@@ -31,8 +34,25 @@ class Grader(Protocol):
     def __call__(self, answer: str, reference: str, prompt: str = "") -> float: ...
 
 
-GRADERS: Mapping[str, Grader] = MappingProxyType(
-    {grader.__name__: grader for grader in (alias, choice, exact, item_set, numeric, required_items, token_f1)}
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a grader gives, and for what."""
+
+    grader: Grader
+    revision: int
+    """Counts up whenever some answer gets another grade than before: those are the scores of another judge."""
+
+
+GRADERS: Mapping[str, Rules] = MappingProxyType(
+    {
+        "alias": Rules(alias, revision=1),
+        "choice": Rules(choice, revision=1),
+        "exact": Rules(exact, revision=1),
+        "item_set": Rules(item_set, revision=1),
+        "numeric": Rules(numeric, revision=2),
+        "required_items": Rules(required_items, revision=1),
+        "token_f1": Rules(token_f1, revision=1),
+    }
 )
 
 
@@ -41,7 +61,21 @@ def grade(name: str, answer: str, reference: str, prompt: str = "") -> float:
 
     Raises ValueError for an unknown name or a reference that the grader cannot use.
     """
-    grader = GRADERS.get(name)
-    if grader is None:
+    rules = GRADERS.get(name)
+    if rules is None:
         raise ValueError(f"grader must be one of {', '.join(sorted(GRADERS))}, got {name!r}")
-    return grader(answer, reference, prompt)
+    return rules.grader(answer, reference, prompt)
+
+
+def judge_name(name: str) -> str:
+    """Name of the judge that scores by a grader are kept under, such as "grader:numeric@2"; of an unknown one without
+    revision."""
+    rules = GRADERS.get(name)
+    return f"{_PREFIX}{name}" if rules is None else f"{_PREFIX}{name}@{rules.revision}"
+
+
+def grader_of(judge: str) -> str:
+    """The grader, as policies name it, of a judge: "numeric" of "grader:numeric@2", "pairwise" of "pairwise:..."."""
+    if judge.startswith(_PREFIX):
+        return judge.removeprefix(_PREFIX).partition("@")[0]
+    return judge.partition(":")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -15,6 +16,8 @@ from tests.bench.bounds import (
     ALPHA,
     DRIFT_ALPHA,
     FLOOR,
+    TENANTS,
+    Epochs,
     alarms,
     betting,
     bound,
@@ -26,6 +29,7 @@ from tests.bench.bounds import (
     opened,
     openings,
     peeking,
+    tenant,
 )
 from tests.bench.score_laws import LAWS
 
@@ -56,8 +60,7 @@ def test_the_simulation_opens_and_closes_when_estimates_do(name: str) -> None:
     counts = np.zeros((1, len(law.quality)), np.int64)
     for number, pair in enumerate(pairs, start=1):
         quality, baseline = float(law.quality[pair]), float(law.baseline[pair])
-        event = state.observe(PairedScore(CELL, f"{number:04d}", quality, baseline, "judge", "1", NOW))
-        if event is not None:
+        if state.observe(PairedScore(CELL, f"{number:04d}", quality, baseline, "judge", "1", NOW)):
             assert number > at
             return
         sequence.update(quality, baseline)
@@ -103,3 +106,38 @@ def test_a_drop_of_five_points_closes_within_four_hundred_samples_in_the_median(
     assert np.median(found["in force"]) < np.median(found["level = floor"])
     without = alarms(law, np.full(1000, 0.98), counts, seed=3)
     assert (without["in force"] <= 1000).mean() <= 0.05
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_the_simulation_of_tenants_opens_and_closes_when_estimates_do(name: str) -> None:
+    """On one stream of two tenants, score by score: one far below the floor, one far above."""
+    law, rng = LAWS[name], np.random.default_rng(4)
+    its = rng.random(500) < 0.5
+    pairs = draw(law, np.where(its, 0.5, 0.99), rng)
+    state = Estimates(lambda cell: (Floor(FLOOR, FloorKind.RELATIVE),), ALPHA, DRIFT_ALPHA)
+    simulated = {name: Epochs(law, 1) for name in ("low", "high")}
+    for number, (low, pair) in enumerate(zip(its, pairs, strict=True)):
+        who, quality, baseline = "low" if low else "high", float(law.quality[pair]), float(law.baseline[pair])
+        score = PairedScore(CELL, f"{number:04d}", quality, baseline, "judge", "1", NOW, tenant=who)
+        if any(start.cell.tenant == who for start in state.observe(score)):
+            break
+        simulated[who].add(np.zeros(1, np.int64), pair[None])
+        for tenant_name, epochs in simulated.items():
+            verdict = state.settled(replace(CELL, tenant=tenant_name), FLOOR, FloorKind.RELATIVE)
+            assert (verdict == "open") == epochs.opened[0]
+            assert (verdict == "closed") == (epochs.closed[0] and not epochs.opened[0])
+    assert simulated["low"].closed[0]
+
+
+def test_a_tenant_of_low_quality_is_closed_by_its_own_bound_where_all_together_are_open() -> None:
+    law, runs = LAWS["items in parts"], 100
+    low, even, high = (
+        tenant(law, next(of for name, of in TENANTS.items() if name.startswith(case)), runs, scores, seed=6)
+        for case, scores in (("5 points below", 1500), ("just below", 600), ("3 points above", 1500))
+    )
+    assert low["ever_open_by_all_together"] > 0.9
+    assert low["ever_closed_by_its_own"] > 0.8
+    assert low["time_open"] < 0.6 * low["time_open_by_all_together_alone"]
+    assert max(of["ever_open_by_its_own"] for of in (low, even)) * runs <= binom.ppf(0.999, runs, ALPHA)
+    assert high["ever_open_by_its_own"] > 0.7
+    assert high["ever_open_by_all_together"] * runs <= binom.ppf(0.999, runs, ALPHA)

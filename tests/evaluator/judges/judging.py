@@ -14,6 +14,7 @@ from common.metrics import Metrics
 from evaluator.config import EvaluatorConfig
 from evaluator.judges.base import Judgement, Unscored
 from evaluator.judges.configured import configured_judges
+from evaluator.judges.judge_prompt import wording
 from evaluator.judges.panel import Panel
 from evaluator.samples import Sample, Turn
 
@@ -23,6 +24,11 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 def sample(question: str = "What is a fjord?", sample_id: str = "s") -> Sample:
     turns = (Turn("system", "Be kind."), Turn("user", question))
     return Sample(sample_id, "demo@abc", "chat", "", "pairwise", NOW, answers=(), request=b"", turns=turns)
+
+
+def judge_of(model: str, way: str) -> str:
+    """The judge's name, as configured by default."""
+    return f"pairwise:{model}/prompt-{wording(way, EvaluatorConfig().judge_answer_characters)}"
 
 
 @dataclass

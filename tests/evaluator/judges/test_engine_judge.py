@@ -13,10 +13,11 @@ from pith.engine.v1 import inference_pb2
 
 from common.errors import invalid_argument, resource_exhausted, unauthenticated, unavailable
 from evaluator.judges.base import Judgement, Unscored
+from evaluator.judges.engine_judge import EngineJudge
 from tests.evaluator.judges.fake_judge_engine import FakeJudgeEngine, Odds, by_words
-from tests.evaluator.judges.judging import Judging, judging
+from tests.evaluator.judges.judging import Judging, judge_of, judging
 
-NAME = "pairwise:judge@ffffffffffff/prompt-1"
+NAME = judge_of("judge@ffffffffffff", EngineJudge.way)
 
 
 @asynccontextmanager
@@ -114,7 +115,7 @@ async def test_letters_are_learnt_once_a_model() -> None:
         assert engine.spelt == 18
         # The first question still went to the old one's letters: it was asked again.
         assert isinstance(result, Judgement)
-        assert result.judge == bench.judges.name("pairwise") == "pairwise:judge@eeeeeeeeeeee/prompt-1"
+        assert result.judge == bench.judges.name("pairwise") == judge_of("judge@eeeeeeeeeeee", EngineJudge.way)
 
 
 async def test_a_model_that_changes_between_the_orders_scores_nothing() -> None:

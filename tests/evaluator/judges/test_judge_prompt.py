@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 import re
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluator.judges.judge_prompt import cut, judge_prompt
+from evaluator.judges import judge_prompt as judge_prompt_module
+from evaluator.judges.judge_prompt import cut, judge_prompt, wording
 from evaluator.samples import Turn
 
 TURNS = (Turn("user", "What is a fjord?"),)
@@ -88,3 +90,18 @@ def test_a_cut_keeps_both_ends_and_says_how_much_is_missing(text: str, most: int
     else:
         assert shown.startswith(text[: most // 2]) and shown.endswith(text[-(most - most // 2) :])
         assert f"[{len(text) - most:,} characters are left out here]" in shown
+
+
+def test_another_wording_is_another_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores by it are kept under another name."""
+    known = wording("one token", 100)
+    assert wording("one token", 100) == known
+    assert wording("two tokens", 100) != known
+    assert wording("one token", 101) != known, "an answer is cut elsewhere"
+    with monkeypatch.context() as edited:
+        edited.setattr(judge_prompt_module, "_SYSTEM", judge_prompt_module._SYSTEM + " Be kind.")
+        assert wording("one token", 100) != known
+    with monkeypatch.context() as edited:
+        edited.setattr(judge_prompt_module, "cut", lambda text, max_characters: text[:max_characters])
+        assert wording("one token", 100) != known
+    assert wording("one token", 100) == known

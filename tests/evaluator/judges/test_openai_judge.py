@@ -12,10 +12,11 @@ from structlog.testing import capture_logs
 
 from common.quality.pairwise import Comparison
 from evaluator.judges.base import Judgement, Unscored
-from tests.evaluator.judges.judging import Judging, judging, sample
+from evaluator.judges.openai_judge import OpenAiJudge
+from tests.evaluator.judges.judging import Judging, judge_of, judging, sample
 from tests.evaluator.openai_server import API_KEY, Asked, OpenAiServer, Reply, in_turn, prefers, says
 
-NAME = "pairwise:openai:gpt-x/prompt-1"
+NAME = judge_of("openai:gpt-x", OpenAiJudge.way)
 SECRET = "what the other side wrote"
 
 
@@ -80,7 +81,9 @@ class TestVerdicts:
     )
     async def test_what_needs_no_opinion_costs_no_call(self, answer: str, baseline: str, quality: float) -> None:
         result, _, server = await judged(prefers("better"), answer, baseline)
-        comparison = Comparison(len(answer), len(baseline), quality, quality)
+        # A blank answer has no length to be liked or disliked for.
+        lengths = [len(text) if text.strip() else 0 for text in (answer, baseline)]
+        comparison = Comparison(*lengths, quality, quality)
         assert result == Judgement(quality, 0.5, NAME, comparison)
         assert not server.asked
 

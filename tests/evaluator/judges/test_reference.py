@@ -20,13 +20,13 @@ def sample(grader: str = "numeric", reference: str = "12") -> Sample:
 
 async def test_answer_and_baseline_are_held_against_the_same_reference() -> None:
     judged = await ReferenceJudge().judge(sample(), "13", "Steps: 4 + 8\nAnswer: 12")
-    assert judged == Judgement(quality=0.0, baseline_quality=1.0, judge="grader:numeric")
+    assert judged == Judgement(quality=0.0, baseline_quality=1.0, judge="grader:numeric@2")
 
 
 async def test_options_are_those_of_all_that_the_user_said() -> None:
     turns = (Turn("user", "Which?\n(A) Mars\n(B) Venus"), Turn("assistant", "(A)"), Turn("user", "Are you sure?"))
     asked = replace(sample("choice", "Venus"), turns=turns)
-    assert await ReferenceJudge().judge(asked, "No, it is (B).", "Yes.") == Judgement(1.0, 0.0, "grader:choice")
+    assert await ReferenceJudge().judge(asked, "No, it is (B).", "Yes.") == Judgement(1.0, 0.0, "grader:choice@1")
     assert ReferenceJudge().refusal(replace(asked, turns=())) == Unscored(
         "reference must be a letter where the prompt lists no options"
     )

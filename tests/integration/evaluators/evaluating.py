@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import grpc
+import psycopg
+from pith.evaluator.v1 import evaluation_pb2_grpc
 from pith.router.v1 import feedback_pb2, feedback_pb2_grpc, generation_pb2_grpc, policies_pb2, policies_pb2_grpc
 
 from common.clock import ManualClock
@@ -24,6 +26,8 @@ from evaluator.judges.reference import ReferenceJudge
 from evaluator.knowledge import Knowledge
 from evaluator.loop import EvaluationLoop
 from evaluator.samples import Sample
+from router.convert import to_bound
+from tests.integration.processes import ServiceProcess, listening
 from tests.router.fake_engine import Context, FakeEngine, Message, delta, finished
 from tests.router.running import ask
 
@@ -124,6 +128,17 @@ async def evaluator(
     return made
 
 
+@asynccontextmanager
+async def evaluator_process(address: str) -> AsyncIterator[tuple[ServiceProcess, Any]]:
+    """Of the router at that address; evaluates when it is told to, and when it starts."""
+    settings = {"router": address, "lease_seconds": LEASE_SECONDS, "batch_samples": BATCH, "poll_seconds": 1e6}
+    async with (
+        listening("evaluator", listen="127.0.0.1:0", **settings) as service,
+        grpc.aio.insecure_channel(service.address) as channel,
+    ):
+        yield service, evaluation_pb2_grpc.EvaluationStub(channel)
+
+
 async def rebuilt(address: str) -> list[QualityBound | None]:
     """The bounds of an evaluator that begins now, from nothing but what the router keeps."""
     async with connect(address, max_attempts=1) as channel:
@@ -134,9 +149,19 @@ async def rebuilt(address: str) -> list[QualityBound | None]:
 
 
 def _bounds(knowledge: Knowledge) -> list[QualityBound | None]:
-    """Without their time: an evaluator's own scores are a report older than the router has them."""
-    found = [knowledge.estimates.bound(cell) for cell in knowledge.estimates.cells()]
-    return [bound and replace(bound, updated_at=datetime.min) for bound in found]
+    return [knowledge.estimates.bound(cell) for cell in knowledge.estimates.cells()]
+
+
+async def in_force(channel: grpc.aio.Channel) -> list[QualityBound]:
+    """The bounds by which a router decides."""
+    stub = feedback_pb2_grpc.FeedbackStub(channel)
+    plan = await stub.GetEvaluationPlan(feedback_pb2.GetEvaluationPlanRequest())
+    return [to_bound(target.bound) for target in plan.targets if target.HasField("bound")]
+
+
+def timeless(bounds: Sequence[QualityBound | None]) -> list[QualityBound | None]:
+    """Without their times: a bound in force is a report older than the scores that it rests on."""
+    return [bound and replace(bound, updated_at=datetime.min, since=None) for bound in bounds]
 
 
 def policy() -> policies_pb2.Policy:
@@ -172,6 +197,17 @@ async def serve(channels: Sequence[grpc.aio.Channel], count: int) -> None:
 
     async with asyncio.timeout(30):
         while await kept() < count:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def until_waiting(url: str, statement: str) -> None:
+    """Until some transaction of this PostgreSQL database waits for another's lock with a statement that begins so."""
+    query = (
+        "SELECT 1 FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock' AND starts_with(query, %s)"
+    )
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection, asyncio.timeout(60):
+        while await (await connection.execute(query, (statement,))).fetchone() is None:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 

@@ -11,13 +11,14 @@ import socket
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 import psycopg
 import pytest
-from pith.evaluator.v1 import evaluation_pb2, evaluation_pb2_grpc
+from pith.evaluator.v1 import evaluation_pb2
 from pith.router.v1 import reports_pb2, reports_pb2_grpc
 
 from common.clock import ManualClock
@@ -29,10 +30,12 @@ from tests.integration.evaluators.evaluating import (
     Evaluator,
     create_policy,
     evaluator,
+    evaluator_process,
     once_each,
     rebuilt,
     scored,
     serve,
+    until_waiting,
 )
 from tests.integration.processes import ServiceProcess, listening
 from tests.postgres import PostgresServer, PostgresUnavailableError, on_both_databases, postgres_server, unavailable
@@ -50,17 +53,6 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(DEADLINE_SECONDS):
         while not await condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-
-
-@asynccontextmanager
-async def evaluator_process(address: str) -> AsyncIterator[tuple[ServiceProcess, Any]]:
-    """Of the router at that address; evaluates when it is told to, and when it starts."""
-    settings = {"router": address, "lease_seconds": LEASE_SECONDS, "batch_samples": BATCH, "poll_seconds": 1e6}
-    async with (
-        listening("evaluator", listen="127.0.0.1:0", **settings) as service,
-        grpc.aio.insecure_channel(service.address) as channel,
-    ):
-        yield service, evaluation_pb2_grpc.EvaluationStub(channel)
 
 
 async def evaluate(stub: Any) -> str:
@@ -167,36 +159,29 @@ async def trying_again(one: Evaluator) -> AsyncIterator[None]:
         task.cancel()
 
 
+# What locks, and the report's statement that then waits. Others may wait too, such as the ledger, while the evaluator
+# still draws samples.
 LOCKS = {
     # The report has not begun to write: nothing of it is recorded.
-    "before it is recorded": "UPDATE changes SET counter = counter",
+    "before it is recorded": ("UPDATE changes SET counter = counter", "UPDATE changes"),
     # All is inserted but the bounds: the transaction is open.
-    "half way": "LOCK TABLE bounds IN SHARE MODE",
+    "half way": ("LOCK TABLE bounds IN SHARE MODE", "INSERT INTO bounds"),
     # It is committed, and the evaluator has not been told: the router reads its policies anew.
-    "after it is recorded": "LOCK TABLE policies IN ACCESS EXCLUSIVE MODE",
+    "after it is recorded": ("LOCK TABLE policies IN ACCESS EXCLUSIVE MODE", "SELECT policies"),
 }
 
 
 @asynccontextmanager
-async def locked(url: str, statement: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Holds a lock until the block ends; gives what waits until somebody waits for it."""
+async def locked(url: str, when: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Holds a lock until the block ends; gives what waits until a report waits for it."""
+    locks, waits = LOCKS[when]
     holder = await psycopg.AsyncConnection.connect(url)
-    looker = await psycopg.AsyncConnection.connect(url, autocommit=True)
-    await holder.execute(statement.encode())
-
-    async def waits() -> bool:
-        found = await looker.execute("SELECT 1 FROM pg_locks WHERE NOT granted")
-        return await found.fetchone() is not None
-
-    async def until_somebody_waits() -> None:
-        await until(waits)
-
+    await holder.execute(locks.encode())
     try:
-        yield until_somebody_waits
+        yield partial(until_waiting, url, waits)
     finally:
         # What was not committed is rolled back.
         await holder.close()
-        await looker.close()
 
 
 @pytest.mark.parametrize("when", LOCKS)
@@ -210,7 +195,7 @@ async def test_a_router_is_killed_while_it_takes_a_report(
     await create_policy(channel)
     await serve([channel], COUNT)
     one = await evaluator(stack, router.address, ManualClock(), attempts=FOREVER)
-    async with locked(database_url, LOCKS[when]) as until_the_report_waits:
+    async with locked(database_url, when) as until_the_report_waits:
         evaluating = asyncio.create_task(one.evaluate())
         await until_the_report_waits()
         await router.kill()
@@ -280,7 +265,7 @@ async def test_the_database_crashes_before_a_report_and_is_back_before_it_is_giv
     await create_policy(router.channel)
     await serve([router.channel], COUNT)
     one = await evaluator(stack, router.address, router.clock, attempts=FOREVER)
-    async with locked(url, LOCKS["half way"]) as until_the_report_waits:
+    async with locked(url, "half way") as until_the_report_waits:
         evaluating = asyncio.create_task(one.evaluate())
         await until_the_report_waits()
         await asyncio.to_thread(own_postgres.stop)

@@ -8,13 +8,17 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psycopg
 import pytest
+from pith.evaluator.v1 import evaluation_pb2
 
 from common.clock import ManualClock
 from common.errors import PithError
+from router.store.database import Database
+from router.store.quality import QualityRepository
 from tests.integration.evaluators.evaluating import (
     BATCH,
     LEASE_SECONDS,
@@ -22,10 +26,14 @@ from tests.integration.evaluators.evaluating import (
     Evaluator,
     create_policy,
     evaluator,
+    evaluator_process,
+    in_force,
     once_each,
     rebuilt,
     scored,
     serve,
+    timeless,
+    until_waiting,
 )
 from tests.router.fake_engine import FakeEngine
 from tests.router.running import Running, running
@@ -50,6 +58,13 @@ class Pair:
     @property
     def channel(self) -> grpc.aio.Channel:
         return self.routers[0].channel
+
+    async def know_all_scores(self) -> None:
+        """Both evaluators, and the routers of the bounds that follow."""
+        for each in (self.one, self.other):
+            await each.loop.knowledge.ensure()
+        for router in self.routers:
+            await router.router._keeper.refresh()
 
     async def advance(self, seconds: float) -> None:
         """Of the clock that all routers share."""
@@ -97,6 +112,74 @@ async def test_at_the_same_time_they_share_the_samples(
     assert pair.judged_twice() == set()
     assert (pair.one.judge.judged + pair.other.judge.judged).total() == COUNT
     assert pair.one.judge.judged and pair.other.judge.judged, "both had a share"
+    await pair.know_all_scores()
+    expected = await rebuilt(pair.routers[0].address)
+    assert [bound and bound.samples for bound in expected] == [COUNT]
+    assert pair.one.bounds == pair.other.bounds == expected
+    for router in pair.routers:
+        assert timeless(await in_force(router.channel)) == timeless(expected)
+
+
+@TOPOLOGIES
+async def test_every_bound_ever_in_force_rests_on_all_scores_of_before(
+    stack: AsyncExitStack, tmp_path: Path, engine: FakeEngine, database_url: str, routers: int
+) -> None:
+    """Whichever of the two reported it: one more report, so many more samples."""
+    pair = await start(stack, tmp_path, engine, database_url, routers, ("one", "other"))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(pair.one.evaluate())
+        group.create_task(pair.other.evaluate())
+    found = list(await scored(pair.channel))
+    database = Database(database_url)
+    stack.push_async_callback(database.close)
+    async with database.reading() as connection:
+        quality = QualityRepository(connection)
+        (recorded,) = await quality.in_force()
+        history = await quality.history(recorded.cell)
+        numbered = await quality.scores_after(0, COUNT + 1)
+    assert len({record.reporter.evaluator for record in history}) == 2 and len(found) == COUNT
+    for record in history:
+        before = [score for position, score in numbered if position <= (record.reporter.position or 0)]
+        assert record.bound.samples == len(before)
+        assert record.bound.share == sum(s.quality for s in before) / sum(s.baseline_quality for s in before)
+
+
+@TOPOLOGIES
+async def test_one_of_two_is_killed_in_the_middle_of_a_batch(
+    stack: AsyncExitStack,
+    tmp_path: Path,
+    engine: FakeEngine,
+    arithmetic: Arithmetic,
+    database_url: str,
+    routers: int,
+) -> None:
+    """A process. The other one knows what it has reported, and scores what it had in hand once the lease has ended."""
+    pair = await start(stack, tmp_path, engine, database_url, routers, ("one", "other"))
+    async with evaluator_process(pair.routers[0].address) as (service, stub):
+        call = stub.RunEvaluation(evaluation_pb2.RunEvaluationRequest(), timeout=60.0)
+        async for progress in call:
+            if progress.samples_done >= BATCH:
+                arithmetic.held = True
+                break
+        await arithmetic.until_waiting(1)
+        service.process.kill()
+        await service.process.wait()
+    arithmetic.held = False
+    arithmetic.go.set()
+    before = await scored(pair.channel)
+    assert BATCH <= len(before) < COUNT
+    for seconds, count in ((0.0, COUNT - BATCH), (LEASE_SECONDS, COUNT)):
+        await pair.advance(seconds)
+        await pair.other.evaluate()
+        assert once_each(await scored(pair.channel), count)
+    assert before.keys() <= (await scored(pair.channel)).keys()
+    assert not {sample_id for sample_id, _, _ in before} & set(pair.other.judge.judged)
+    expected = await rebuilt(pair.routers[0].address)
+    assert [bound and bound.samples for bound in expected] == [COUNT]
+    assert pair.other.bounds == expected
+    for router in pair.routers:
+        await router.router._keeper.refresh()
+        assert timeless(await in_force(router.channel)) == timeless(expected)
 
 
 @NAMES
@@ -162,6 +245,9 @@ async def test_a_report_after_another_has_scored_the_samples_counts_nothing(
     assert pair.judged_twice() <= set(pair.one.judge.judged), "those of the batch that was late, and no others"
     assert len(pair.judged_twice()) == BATCH
     assert await rebuilt(pair.routers[0].address) == before == pair.other.bounds
+    for router in pair.routers:
+        await router.router._keeper.refresh()
+        assert timeless(await in_force(router.channel)) == timeless(before), "the late bound is not"
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -174,7 +260,7 @@ async def test_a_lease_that_ends_while_its_report_is_being_written_is_not_given_
         # Reads go on; the scores cannot be inserted yet.
         await lock.execute("LOCK TABLE scores IN SHARE MODE")
         writing = asyncio.create_task(pair.one.evaluate())
-        await until_blocked(database_url)
+        await until_waiting(database_url, "INSERT INTO scores")
         await pair.advance(LEASE_SECONDS)
         cell = pair.one.loop.knowledge.plan.targets[0].cell  # type: ignore[union-attr]
         drawn = await pair.other.client.draw(cell, COUNT)
@@ -186,9 +272,31 @@ async def test_a_lease_that_ends_while_its_report_is_being_written_is_not_given_
     assert not {sample.sample_id for sample in drawn} & {sample_id for sample_id, _, _ in found}
 
 
-async def until_blocked(url: str) -> None:
-    """Until some transaction waits for a lock of another."""
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection, asyncio.timeout(30):
-        query = "SELECT 1 FROM pg_locks WHERE NOT granted"
-        while await (await connection.execute(query)).fetchone() is None:
-            pass
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_nobody_draws_what_a_report_has_found_to_be_leased(
+    stack: AsyncExitStack, tmp_path: Path, engine: FakeEngine, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From then on: it waits before it has written anything."""
+    pair = await start(stack, tmp_path, engine, database_url, 1, ("one", "other"))
+    report, first = pair.one.client.report, True
+    async with (
+        await psycopg.AsyncConnection.connect(database_url) as lock,
+        await psycopg.AsyncConnection.connect(database_url) as other,
+    ):
+
+        async def while_scores_are_locked(*arguments: Any) -> None:
+            nonlocal first
+            if first:
+                first = False
+                await lock.execute("LOCK TABLE scores IN ACCESS EXCLUSIVE MODE")
+            await report(*arguments)
+
+        monkeypatch.setattr(pair.one.client, "report", while_scores_are_locked)
+        writing = asyncio.create_task(pair.one.evaluate())
+        await until_waiting(database_url, "SELECT scores")
+        free = await other.execute("SELECT sample_id FROM samples FOR UPDATE SKIP LOCKED")
+        assert len(await free.fetchall()) == COUNT - BATCH
+        await other.rollback()
+        await lock.rollback()
+        await writing
+    assert once_each(await scored(pair.channel), COUNT)

@@ -142,7 +142,7 @@ def quality_show(bench: Bench) -> None:
 @case
 def evaluate_run(bench: Bench) -> None:
     said = bench.text("evaluate", "--task", "poems")
-    assert "No sample was judged.\n" in said
+    assert "No sample of task poems was judged.\n" in said
     assert "it has no grader" in said
     judged(bench)
     assert re.search(r"\d+ samples judged; answers for it took \d", bench.text("evaluate", "--task", "qa"))

@@ -17,3 +17,13 @@ def quality_plan(bench: Bench) -> None:
     said = bench.text("quality", "plan", "--share", "0.98", "--floor", "0.9")
     assert "NEEDED" in said and "98.0 %" in said
     assert "--floor" in bench.run("quality", "plan", "--floor", "1.5", code=2).err
+
+
+@case
+def quality_history(bench: Bench) -> None:
+    assert "Nothing has happened yet." in bench.text("quality", "history", "--all")
+    bench.world.policy()
+    bench.world.open()
+    (step,) = bench.document("quality", "history", "--policy", "acme-qa")["steps"]
+    assert (step["cause"], step["openings"][0]["open"], step["evidence"]["evaluator"]) == ("bound", True, "test")
+    assert "opened for policy acme-qa (floor 95 %)" in bench.text("quality", "history", "--task", "qa")

@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,14 @@ import pytest
 from router.cli.main import main
 from tests.router.cli.fake_services import FakeServices
 from tests.router.cli.world import ADMIN, World, running_world
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts() -> Iterator[None]:
+    """A shell has what it runs in the background ignore them; so would the processes that tests start, and wait for."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from pith.router.v1 import (
 from pith.router.v1 import generation_pb2 as generation
 from pith.router.v1 import policies_pb2 as policies
 from pith.router.v1 import reports_pb2 as reports
+from pith.router.v1 import reviews_pb2 as reviews
 
 from common.errors import (
     STATUS_DETAILS_KEY,
@@ -95,12 +96,15 @@ class FakeServices:
         self.outlook = reports.IntensityOutlook()
         self.router_status = reports.RouterStatus()
         self.bounds: list[reports.ListBoundsResponse.Bound] = []
+        self.steps: list[reports.QualityStep] = []
         self.engines: list[reports.ListEnginesResponse.Engine] = []
         self.answer: Callable[
             [generation.GenerateRequest, grpc.ServicerContext], Iterable[generation.StreamGenerateResponse]
         ] = lambda request, context: ()
         self.status = evaluation.Status()
         self.progress: list[evaluation.EvaluationProgress] = []
+        self.reviews: list[reviews.Review] = []
+        self.agreement = evaluation.Agreement()
         self.hang = False
         self.stopping = threading.Event()
         self._port = 0
@@ -316,6 +320,13 @@ class _Reports(_Service, reports_pb2_grpc.ReportsServicer):
         return reports.ListBoundsResponse(bounds=page, next_page_token=token)
 
     @_told
+    def ListQualityHistory(
+        self, request: reports.ListQualityHistoryRequest, context: Any
+    ) -> reports.ListQualityHistoryResponse:
+        page, token = _page(self.world.steps, request.page_token)
+        return reports.ListQualityHistoryResponse(steps=page, next_page_token=token)
+
+    @_told
     def ListEngines(self, request: Any, context: Any) -> reports.ListEnginesResponse:
         return reports.ListEnginesResponse(engines=self.world.engines)
 
@@ -328,6 +339,22 @@ class _Evaluation(_Service, evaluation_pb2_grpc.EvaluationServicer):
     @_told
     def GetStatus(self, request: Any, context: Any) -> evaluation.Status:
         return self.world.status
+
+    @_told
+    def ListPendingReviews(
+        self, request: evaluation.ListPendingReviewsRequest, context: Any
+    ) -> evaluation.ListPendingReviewsResponse:
+        answered = {submitted.review_id for submitted in self.world.called("SubmitRating")}
+        waiting = [review for review in self.world.reviews if review.review_id not in answered]
+        return evaluation.ListPendingReviewsResponse(reviews=waiting[: request.count])
+
+    @_told
+    def SubmitRating(self, request: evaluation.SubmitRatingRequest, context: Any) -> evaluation.SubmitRatingResponse:
+        return evaluation.SubmitRatingResponse()
+
+    @_told
+    def GetAgreement(self, request: evaluation.GetAgreementRequest, context: Any) -> evaluation.Agreement:
+        return self.world.agreement
 
 
 def _get(resources: dict[str, Any], kind: str, name: str) -> Any:

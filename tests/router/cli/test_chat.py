@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -137,10 +138,16 @@ def answer_until_cancelled(fake: FakeServices) -> threading.Event:
     return cancelled
 
 
-def _chat(environment: dict[str, str], *arguments: str) -> "subprocess.Popen[str]":
+@contextmanager
+def _chat(environment: dict[str, str], *arguments: str) -> "Iterator[subprocess.Popen[str]]":
+    """Until the block ends, whatever it then waits for."""
     command = [sys.executable, "-m", "router.cli.main", "chat", *arguments]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_interrupt_cancels_the_answer_and_the_conversation_goes_on(

@@ -18,6 +18,8 @@ from tests.router.cli import (
     cases_of_pairs,
     cases_of_policies,
     cases_of_quality,
+    cases_of_replay,
+    cases_of_reviews,
 )
 from tests.router.cli.bench import CASES, Bench
 from tests.router.cli.conftest import Pithctl, Result
@@ -32,6 +34,8 @@ MODULES = (
     cases_of_pairs,
     cases_of_policies,
     cases_of_quality,
+    cases_of_replay,
+    cases_of_reviews,
 )
 """Where the cases are; importing them has put them in CASES."""
 

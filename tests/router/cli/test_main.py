@@ -16,7 +16,7 @@ from tests.router.cli.conftest import Pithctl
 from tests.router.cli.fake_services import FakeServices
 
 COMMANDS = (
-    *("policy", "directive", "export", "apply", "diagnose", "simulate", "explain", "report"),
+    *("policy", "directive", "export", "apply", "diagnose", "replay", "simulate", "explain", "report"),
     *("carbon", "quality", "evaluate", "status", "top", "engines", "chat", "energy", "token", "tenant"),
 )
 LONG_TEXT = " ".join(f"word{index}" for index in range(120))

@@ -2,7 +2,7 @@
 
 import pytest
 from pith.evaluator.v1.evaluation_pb2 import EvaluationProgress, Status
-from pith.router.v1.feedback_pb2 import Cell, QualityBound
+from pith.router.v1.feedback_pb2 import BOUND_METHOD_LENGTH_CORRECTED, Cell, QualityBound
 from pith.router.v1.reports_pb2 import ListBoundsResponse
 
 from tests.router.cli.conftest import Pithctl
@@ -45,11 +45,58 @@ def test_bounds_stand_beside_the_floors_they_are_held_against(pithctl: Pithctl, 
     assert last.split()[2] == "unknown"
 
 
+def test_a_bound_is_never_rounded_up_to_its_floor(pithctl: Pithctl, fake: FakeServices, bounds: None) -> None:
+    fake.bounds[0].bound.lower = 0.9796
+    first = pithctl("quality").out.splitlines()[2]
+    assert "97.9 %" in first and "98.0 %" not in first
+
+
+def test_what_clears_its_floor_and_is_closed_says_why(pithctl: Pithctl, fake: FakeServices, bounds: None) -> None:
+    assert "no longer count" not in pithctl("quality").out
+    fake.bounds[0].bound.lower = 0.985
+    assert pithctl("quality").out.count("closed for strict (98 %): its scores no longer count") == 1
+
+
 def test_several_models_have_a_column(pithctl: Pithctl, fake: FakeServices, bounds: None) -> None:
     fake.bounds[1].bound.cell.model = "other@def"
     heading, first, *_ = pithctl("quality").out.splitlines()
     assert heading.split()[0] == "MODEL"
     assert first.split()[0] == "demo@abc"
+
+
+def test_what_a_judge_compared_is_shown_as_corrected_and_as_it_was(
+    pithctl: Pithctl, fake: FakeServices, bounds: None
+) -> None:
+    said = pithctl("quality").out
+    assert "RAW" not in said and "asymptotic" not in said
+    fake.bounds[1].bound.method = BOUND_METHOD_LENGTH_CORRECTED
+    fake.bounds[1].bound.raw.CopyFrom(QualityBound.RawShare(lower=0.801, upper=0.893, share=0.842))
+    said = pithctl("quality").out
+    assert said.splitlines()[1].split()[2:5] == ["KEEPS", "RAW", "BOUND"]
+    graded, compared = (next(line for line in said.splitlines() if line.startswith(task)) for task in ("sums", "lists"))
+    assert graded.split()[2:6] == ["99.0", "%", "96.1", "%"]
+    assert compared.split()[2:8] == ["99.0", "%", "84.2", "%", "96.1", "%"]
+    assert "asymptotic" in said
+    document = pithctl("quality", "--json").document["bounds"][1]["bound"]
+    assert (document["method"], document["raw"]["upper"]) == ("length_corrected", 0.893)
+
+
+def test_tenants_have_rows_of_their_own(pithctl: Pithctl, fake: FakeServices, bounds: None) -> None:
+    assert "TENANT" not in pithctl("quality").out
+    own = ListBoundsResponse.Bound()
+    own.CopyFrom(fake.bounds[0])
+    own.bound.cell.tenant = "acme"
+    del own.open_for[:], own.closed_for[:]
+    fake.bounds.insert(1, own)
+    heading, *rest = pithctl("quality").out.splitlines()[1:]
+    assert heading.split()[:3] == ["TENANT", "TASK", "DIRECTIVE"]
+    assert rest[0].split()[:3] == ["all", "sums", "L1"]
+    of_acme = next(line for line in rest if line.startswith("acme"))
+    assert of_acme.split()[1:3] == ["sums", "L1"]
+    assert "as for all tenants" in of_acme
+    assert pithctl("quality", "--json").document["bounds"][1]["bound"]["cell"]["tenant"] == "acme"
+    planned = pithctl("quality", "plan", "--json").document["plans"]
+    assert len([plan for plan in planned if plan["task"] == "sums"]) == 1
 
 
 def test_every_page_of_bounds_is_read(pithctl: Pithctl, bounds: None) -> None:
@@ -72,6 +119,8 @@ def test_evaluator_tells_how_it_fares(pithctl: Pithctl, fake: FakeServices, boun
     assert "unknown, unknown CO2e, on evaluations and trials" not in pithctl("quality").out
     fake.status.answers_generated = 3
     assert "unknown, unknown CO2e, on evaluations and trials" in pithctl("quality").out
+    fake.status.version = "9.9+abc"
+    assert "waits, version 9.9+abc\n" in pithctl("quality").out
 
 
 def test_nothing_spent_is_no_unknown(pithctl: Pithctl) -> None:
@@ -126,7 +175,10 @@ def test_evaluate_beyond_its_deadline_says_that_it_goes_on(pithctl: Pithctl, fak
 
 def test_evaluate_that_judged_nothing_says_so(pithctl: Pithctl, fake: FakeServices) -> None:
     fake.progress = [EvaluationProgress(event="too few samples"), EvaluationProgress(done=True)]
-    assert pithctl("evaluate").out.splitlines() == ["too few samples", "No sample was judged."]
+    assert pithctl("evaluate").out.splitlines() == [
+        *("too few samples", "No sample was judged."),
+        "None that waits can be, or would decide anything; further requests bring more.",
+    ]
 
 
 def test_fault_is_shown_while_it_lasts(pithctl: Pithctl, fake: FakeServices) -> None:

@@ -53,7 +53,15 @@ def test_people_read_it_as_a_table(pithctl: Pithctl, bounds: None) -> None:
     assert "never: it keeps less than the floor" in said["lists"]
     assert "open already" in said["dates"]
     assert "L0 scored nothing" in said["odes"]
-    assert len(pithctl("quality", "plan", "--task", "sums").out.splitlines()) == 3
+    assert len(pithctl("quality", "plan", "--task", "sums").out.splitlines()) == 4
+    assert "of task none" in pithctl("quality", "plan", "--task", "none").out
+
+
+def test_what_was_scored_of_an_earlier_text_is_planned_anew(pithctl: Pithctl, fake: FakeServices, bounds: None) -> None:
+    fake.bounds[0].bound.lower = 0.96
+    (sums,) = pithctl("quality", "plan", "--task", "sums", "--json").document["plans"]
+    assert (sums["verdict"], sums["samples_needed"]) == ("outdated", None)
+    assert "its scores no longer count" in pithctl("quality", "plan", "--task", "sums").out
 
 
 def test_another_floor_and_price_can_be_asked_for(pithctl: Pithctl, bounds: None) -> None:
@@ -84,7 +92,7 @@ def test_with_a_share_no_service_is_asked(pithctl: Pithctl) -> None:
     ("arguments", "fault"),
     [
         (("--share", "1.2"), "share must be"),
-        (("--share", "0.9", "--baseline", "0"), "baseline_quality must be in"),
+        (("--share", "0.9", "--baseline", "0"), "--baseline must be in"),
         (("--share", "0.99", "--floor", "0"), "--floor"),
         (("--share", "0.99", "--alpha", "1"), "--alpha"),
     ],

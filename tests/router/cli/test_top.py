@@ -142,7 +142,10 @@ def test_json_is_a_line_a_look_and_a_fault_a_line_too(busy: FakeServices) -> Non
             pass
         assert line["error"]["code"] == "UNAVAILABLE"
         process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE_SECONDS) == 0
+        try:
+            assert process.wait(PATIENCE_SECONDS) == 0
+        finally:
+            process.kill()
 
 
 def test_once_needs_the_router(pithctl: Pithctl) -> None:

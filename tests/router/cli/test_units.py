@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.cli.units import count, grams, joules, percent, rate, span
+from router.cli.units import at_least, count, grams, joules, percent, rate, span
 
 FACTORS = {"ng": 1e-9, "µg": 1e-6, "mg": 1e-3, "g": 1.0, "kg": 1e3, "t": 1e6}
 JOULES = {"µJ": 1e-6, "mJ": 1e-3, "J": 1.0, "kJ": 1e3, "kWh": 3.6e6, "MWh": 3.6e9}
@@ -59,7 +59,10 @@ def test_text_is_within_rounding_of_the_amount(amount: float) -> None:
 
 def test_shares_and_counts() -> None:
     assert percent(0.9754) == "97.5 %"
-    assert percent(None) == percent(math.nan) == "unknown"
+    assert percent(None) == percent(math.nan) == at_least(None) == at_least(math.nan) == "unknown"
+    assert [at_least(share) for share in (0.9796, 0.954, 0.98, 0.0, 1.0)] == [
+        *("97.9 %", "95.4 %", "98.0 %", "0.0 %", "100.0 %")
+    ]
     assert count(1234567) == "1,234,567"
 
 

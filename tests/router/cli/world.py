@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pith.router.v1 import generation_pb2, policies_pb2
+from pith.router.v1 import feedback_pb2, generation_pb2, policies_pb2
 from structlog.testing import capture_logs
 
 from common.auth import Authenticator
@@ -26,7 +26,8 @@ from evaluator.judges.reference import ReferenceJudge
 from evaluator.loop import EvaluationLoop
 from evaluator.service import DESCRIPTOR, ROLES, WATCHES, EvaluationService
 from evaluator.trial import Trials
-from tests.router.fake_engine import FakeEngine, answer
+from tests.evaluator.people import people
+from tests.router.fake_engine import IDENTITY, FakeEngine, answer
 from tests.router.running import Running, ask, running
 
 ADMIN, CLIENT, EVALUATOR = "admin-token", "client-token", "evaluator-token"
@@ -84,6 +85,33 @@ class World:
     def policy(self, **fields: Any) -> None:
         """Creates policy acme-qa (see `Running.policy`)."""
         self.do(self._stubs.policy(**fields))
+
+    def score(self, count: int) -> None:
+        """Has L1's answers ("Hi.") to so many questions graded beside L0's ("Hello, world."): wrong, right, wrong."""
+
+        async def happening() -> None:
+            feedback = self._stubs.feedback
+            drawn = await feedback.DrawSamples(
+                feedback_pb2.DrawSamplesRequest(
+                    model=IDENTITY, task="qa", directives=["L1"], count=count, evaluator="world"
+                )
+            )
+            report = feedback_pb2.ReportQualityRequest(evaluator="world")
+            for number, sample in enumerate(drawn.samples):
+                scored = report.scores.add(sample_id=sample.sample_id)
+                scored.answers.add(directive="L1", directive_revision=1, text="Hi.", output_tokens=1)
+                scored.scores.add(
+                    directive="L1",
+                    directive_revision=1,
+                    quality=float(number % 2),
+                    baseline_quality=1.0,
+                    judge="grader:exact",
+                )
+            await feedback.ReportQuality(report)
+
+        self.policy(sample_share=1.0, grader="exact")
+        self.ask(count, reference="Hello, world.")
+        self.do(happening())
 
     def apply(self, wish: policies_pb2.ApplyRequest) -> None:
         """Brings directives and policies to a state, as somebody else."""
@@ -160,7 +188,8 @@ async def _evaluator(router: str, tokens_file: Path, clock: ManualClock) -> Asyn
         loop = EvaluationLoop(config, client, ReferenceJudge(), clock, clock, metrics)
         trials = Trials(client, ReferenceJudge(), config.concurrency, config.alpha, loop.spending)
         server = GrpcServer(config, Authenticator.from_file(tokens_file), metrics)
-        server.add(EvaluationService(loop, trials), DESCRIPTOR, roles=ROLES, watches=WATCHES)
+        service = EvaluationService(loop, trials, *people(channel, config, clock, metrics))
+        server.add(service, DESCRIPTOR, roles=ROLES, watches=WATCHES)
         port = await server.start()
         try:
             yield f"127.0.0.1:{port}"

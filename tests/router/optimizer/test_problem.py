@@ -159,3 +159,50 @@ def test_without_l0s_times_what_was_never_served_is_as_late_as_the_latest() -> N
     assert dict(made.shares("p", "m@1", "qa")) == {"L2": pytest.approx(1.0)}
     made = plan(bound("L1", 0.99), bound("L2", 0.99), policies=(HASTE,), latencies=times(L2=9.0), L0=9.0, L1=3.0)
     assert made.entry("p", "m@1", "qa").late_share == pytest.approx(1.0)
+
+
+def own(directive: str, tenant: str, lower: float, upper: float = 1.0, task: str = "qa") -> QualityBound:
+    return replace(bound(directive, lower, task=task), cell=Cell("m@1", task, directive, tenant), upper=upper)
+
+
+def test_tenants_whose_own_bounds_open_other_directives_have_entries_of_their_own() -> None:
+    made = plan(
+        bound("L1", 0.97),
+        bound("L2", 0.97),
+        own("L2", "acme", 0.5, upper=0.9),
+        own("L2", "beta", 0.96),
+        own("L1", "gamma", 0.5, upper=0.9),
+        own("L2", "gamma", 0.5, upper=0.9),
+        L0=10.0,
+        L1=4.0,
+        L2=2.0,
+    )
+    assert made.entry("p", "m@1", "qa").shares == (("L2", 1.0),)
+    assert {tenant: entry.shares for (*_, tenant), entry in made.of_tenant.items()} == {
+        "acme": (("L1", 1.0),),
+        "gamma": (("L0", 1.0),),
+    }
+    assert made.entry("p", "m@1", "qa", "acme").shares == (("L1", 1.0),)
+    for tenant in ("beta", "nobody"):
+        assert made.entry("p", "m@1", "qa", tenant) is made.entry("p", "m@1", "qa")
+
+
+def test_what_is_open_for_a_tenant_alone_is_planned_for_it() -> None:
+    made = plan(bound("L2", 0.9), own("L2", "acme", 0.97), L0=10.0, L2=2.0)
+    assert made.entry("p", "m@1", "qa").shares == (("L0", 1.0),)
+    assert made.entry("p", "m@1", "qa", "acme").shares == (("L2", 1.0),)
+    assert plan(own("L2", "acme", 0.97)).of_tenant == {}, "it opens only beside that of all"
+
+
+def test_a_tenants_policy_is_planned_by_its_own_bounds() -> None:
+    policies = (
+        POLICY,
+        replace(POLICY, name="acme", tenant="acme"),
+        replace(POLICY, name="off", tenant="beta", mode=Mode.OFF),
+    )
+    made = plan(
+        bound("L1", 0.97), own("L1", "acme", 0.5, upper=0.9), own("L1", "beta", 0.5, upper=0.9), policies=policies
+    )
+    assert made.entry("acme", "m@1", "qa").shares == (("L0", 1.0),)
+    assert made.entry("p", "m@1", "qa").shares == (("L1", 1.0),)
+    assert made.of_tenant == {}, "another policy decides for acme and for beta"

@@ -111,8 +111,8 @@ async def test_an_erased_sample_is_neither_drawn_nor_counted_and_its_scores_stay
     await erase(database, NOON + HOUR)
     async with database.writing() as connection:
         repository = SampleRepository(connection)
-        assert await repository.gradable() == {("tiny@0", "sums"): 1}
-        assert await repository.scored() == {(cell, 1): 1}
+        assert await repository.gradable() == {("tiny@0", "sums", "numeric"): 1}
+        assert await repository.scored() == {(cell, 1, "numeric"): 1}
         drawn = await repository.draw("tiny@0", "sums", {"L2": 1}, 9, "e1", NOON, 60)
         assert [one.sample_id for one in drawn] == ["b"]
         scores = [score.sample_id for _, score in await QualityRepository(connection).scores_after(0, 9)]

@@ -275,6 +275,61 @@ NEW_COLUMNS: dict[tuple[str, str], Any] = {
 """What later ones say of rows that were there before them."""
 
 
+async def test_0005_counts_the_characters_of_prompts_and_gives_graders_their_first_revision(
+    empty_database_url: str,
+) -> None:
+    """More rows than it counts at once; text that was erased, or is none, has a length that nobody knows."""
+    database = Database(empty_database_url)
+    url = database.url
+    migrate.upgrade(url, "0004")
+    known: Any = {
+        "plain": ([["system", "kürzer 🌍"], ["user", "four"]], None, 12),
+        "no turns": ([], None, 0),
+        "erased": ([], NEW_YEAR, None),
+        "odd": ([{"role": "user"}], None, None),
+    }
+    known |= {f"n{number:04d}": ([["user", "x" * number]], None, number) for number in range(2_100)}
+    columns = {"tenant": "a", "model": "m@1", "task": "t", "sampling_json": "{}", "limits_json": "{}"}
+    columns |= {"reference": "", "grader": "", "lease_holder": None, "leased_until": None}
+    judges = ["grader:exact", "grader:numeric", "pairwise:m@1/prompt-1", ""]
+    with connected(url) as connection:
+        samples = Table("samples", MetaData(), *(Column(c.name, c.type) for c in metadata.tables["samples"].c))
+        scores = Table("scores", MetaData(), *(Column(c.name, c.type) for c in metadata.tables["scores"].c))
+        connection.execute(
+            insert(samples),
+            [
+                {**columns, "sample_id": name, "turns": turns, "served_at": NEW_YEAR, "erased_at": erased_at}
+                for name, (turns, erased_at, _) in known.items()
+            ],
+        )
+        connection.execute(
+            insert(scores),
+            [
+                {
+                    "id": 1 + number,
+                    "sample_id": "plain",
+                    "directive": "L1",
+                    "directive_revision": 1 + number,
+                    "quality": 1.0,
+                    "baseline_quality": 1.0,
+                    "judge": judge,
+                    "scored_at": NEW_YEAR,
+                }
+                for number, judge in enumerate(judges)
+            ],
+        )
+    migrate.upgrade(url)
+    with connected(url) as connection:
+        counted = {row.sample_id: row.prompt_characters for row in connection.execute(select(samples))}
+        assert counted == {name: characters for name, (_, _, characters) in known.items()}
+        named = connection.scalars(select(scores.c.judge).order_by(scores.c.id)).all()
+        assert named == ["grader:exact@1", "grader:numeric@1", "pairwise:m@1/prompt-1", ""]
+    migrate.downgrade(url, "0004")
+    with connected(url) as connection:
+        assert connection.scalars(select(scores.c.judge).order_by(scores.c.id)).all() == judges
+    await database.close()
+
+
 async def test_the_code_of_today_reads_and_writes_what_0001_kept(empty_database_url: str) -> None:
     database = Database(empty_database_url)
     migrate.upgrade(database.url, "0001")

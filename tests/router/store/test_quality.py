@@ -98,6 +98,19 @@ async def test_the_newest_bound_is_in_force_and_stragglers_are_not(database: Dat
     assert history[1].reported_at == later(3)
 
 
+async def test_tenants_bounds_are_in_force_beside_that_of_all(database: Database) -> None:
+    of_acme = replace(BOUND, cell=replace(CELL, tenant="acme"), lower=0.5, upper=0.9, absolute_upper=0.8)
+    of_beta = replace(BOUND, cell=replace(CELL, tenant="beta"))
+    async with database.changing() as connection:
+        quality = QualityRepository(connection)
+        await quality.add_bounds([of_beta, BOUND, of_acme], Reporter("e1"), later(1))
+        assert await quality.in_force() == (BOUND, of_acme, of_beta)
+        await quality.withdraw([drop(of_beta.cell, 2)], Reporter("e1"))
+        assert await quality.in_force() == (BOUND, of_acme)
+        await quality.withdraw([drop(CELL, 3)], Reporter("e1"))
+        assert await quality.in_force() == (of_acme,), "each drop is told of"
+
+
 def drop(cell: Cell, minutes: int) -> EpochStart:
     return EpochStart(cell, "grader:exact", EpochReason.DRIFT, later(minutes), Floor(0.95, FloorKind.RELATIVE))
 
@@ -116,3 +129,18 @@ async def test_a_withdrawn_bound_is_out_of_force_until_a_newer_one_comes(databas
         await quality.add_bounds([newer], Reporter("e1"), later(8))
         assert await quality.in_force() == (newer,)
         assert [record.withdrawn for record in await quality.history(CELL)] == [False, True, False]
+
+
+@pytest.mark.parametrize("reason", [EpochReason.DRIFT, EpochReason.CONTRADICTION])
+async def test_who_has_not_noticed_a_drop_does_not_open_again(database: Database, reason: EpochReason) -> None:
+    """An evaluator with other floors, or another sensitivity, knows the same scores."""
+    old = replace(BOUND, updated_at=later(80), since=NOON)
+    fresh = replace(old, since=later(60))
+    async with database.changing() as connection:
+        quality = QualityRepository(connection)
+        await quality.add_bounds([replace(BOUND, since=NOON)], Reporter("e1", position=5), later(1))
+        await quality.withdraw([EpochStart(CELL, BOUND.judge, reason, later(60))], Reporter("e1", position=6))
+        await quality.add_bounds([old], Reporter("e2", position=7), later(80))
+        assert await quality.in_force() == ()
+        await quality.add_bounds([fresh], Reporter("e1", position=8), later(80))
+        assert await quality.in_force() == (fresh,)

@@ -85,7 +85,7 @@ async def test_what_can_be_graded_is_drawn_whenever_it_was_served(database: Data
 async def test_who_compares_needs_no_reference(database: Database) -> None:
     await keep(database, sample(1, reference="", grader="pairwise"), sample(2, grader="pairwise"), sample(3, grader=""))
     async with database.reading() as connection:
-        assert await SampleRepository(connection).gradable() == {("tiny@0123", "sums"): 2}
+        assert await SampleRepository(connection).gradable() == {("tiny@0123", "sums", "pairwise"): 2}
     assert await draw(database) == ["s1", "s2"]
 
 
@@ -185,11 +185,13 @@ async def test_a_draw_for_a_trial_is_of_one_model(database: Database) -> None:
 
 async def test_counts_of_what_can_be_and_what_is_judged(database: Database) -> None:
     await keep(database, sample(1), sample(2), sample(3, task="lists"), sample(4, reference=""))
+    await keep(database, sample(5, grader="exact"))
     async with database.changing() as connection:
         await QualityRepository(connection).add_scores(
-            [score(1, "L1"), score(2, "L1"), score(2, "L1", 2), score(4, "L1")]
+            [score(1, "L1"), score(2, "L1"), score(2, "L1", 2), score(4, "L1"), score(5, "L1")]
         )
         samples = SampleRepository(connection)
-        assert await samples.gradable() == {("tiny@0123", "sums"): 2, ("tiny@0123", "lists"): 1}
+        exact, numeric = ("tiny@0123", "sums", "exact"), ("tiny@0123", "sums", "numeric")
+        assert await samples.gradable() == {numeric: 2, exact: 1, ("tiny@0123", "lists", "numeric"): 1}
         cell = Cell("tiny@0123", "sums", "L1")
-        assert await samples.scored() == {(cell, 1): 2, (cell, 2): 1}
+        assert await samples.scored() == {(cell, 1, "numeric"): 2, (cell, 2, "numeric"): 1, (cell, 1, "exact"): 1}

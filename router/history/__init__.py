@@ -1,0 +1,1 @@
+"""Why directives opened and closed."""
