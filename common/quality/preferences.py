@@ -130,10 +130,14 @@ def estimate(pairs: Sequence[Pair], rng: np.random.Generator) -> Preferences:
         # A file may be sorted by what matters; the sequence wants an order that tells nothing.
         raw = _raw(rng.permutation(chosen))
         generators.append(Preference(generator_1, generator_2, len(chosen), raw, corrected))
+    # A slope that the penalty has drawn to 0 would tell of the penalty, in an interval that the truth need not be in.
+    free = _Model(data, scale, PENALTIES[-1])
+    slopes = free.fit(start=parameters)
+    spread = free.covariance(slopes)
     return Preferences(
         generators=(*generators, *even),
-        length_slope=model.slope("length", parameters, covariance, model.length_per_unit),
-        position=model.slope("position", parameters, covariance, 1.0),
+        length_slope=free.slope("length", slopes, spread, free.length_per_unit),
+        position=free.slope("position", slopes, spread, 1.0),
         penalty=penalty,
         scale_characters=model.scale_characters if scale != LINEAR else None,
     )

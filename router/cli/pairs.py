@@ -174,7 +174,4 @@ def _range(found: Interval) -> str:
 
 
 def _log_odds(found: Interval) -> str:
-    # The penalty has shrunk it away: such an interval would read as if the judge were known to like neither.
-    if max(abs(found.lower), abs(found.upper)) < 0.005:
-        return "none that the pairs call for correcting"
     return f"{found.value:+.2f} ({found.lower:+.2f} to {found.upper:+.2f})"

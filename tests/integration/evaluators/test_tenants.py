@@ -111,7 +111,8 @@ async def test_a_tenant_whose_answers_suffer_is_closed_though_all_together_are_o
     world = await start(stack, tmp_path, engine, database_url, floor=0.5)
     await world.serve({"acme": 60, "beta": 15})
     await world.evaluator.evaluate()
-    assert (await world.explain("beta"))[0] == (await world.explain("acme"))[0] == "L1"
+    # Which samples are judged first is drawn: beta may be closed already.
+    assert (await world.explain("acme"))[0] == "L1"
     rounds = 0
     while (await world.explain("beta"))[0] == "L1":
         rounds += 1
