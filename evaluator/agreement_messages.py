@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pith.common.v1 import energy_pb2
 from pith.evaluator.v1 import evaluation_pb2
 
 from common.quality.agreement import PeopleAgreement, ThumbsAgreement
-from common.quality.interval import Interval
 from evaluator.agreement import Agreement, AgreementWatch
+from evaluator.convert import from_interval
 
 
 def from_agreement(found: Agreement, watch: AgreementWatch) -> evaluation_pb2.Agreement:
@@ -15,18 +14,6 @@ def from_agreement(found: Agreement, watch: AgreementWatch) -> evaluation_pb2.Ag
         people=[_from_people(one, alarm=watch.alarm(one.kappa)) for one in found.people],
         thumbs=[_from_thumbs(one, alarm=not one.directive and watch.alarm(one.kappa)) for one in found.thumbs],
         disagreement_limit=watch.limit,
-    )
-
-
-def from_interval(interval: Interval | None) -> energy_pb2.Interval | None:
-    if interval is None:
-        return None
-    return energy_pb2.Interval(
-        value=interval.value,
-        lower=interval.lower,
-        upper=interval.upper,
-        confidence=interval.confidence,
-        method=interval.method,
     )
 
 

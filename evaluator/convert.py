@@ -21,6 +21,7 @@ from common.quality.bound import (
     QualityBound,
     is_of_future,
 )
+from common.quality.interval import Interval
 from common.quality.mix import Part, TaskMix
 from common.quality.pairwise import Comparison
 from evaluator.samples import Answer, EvaluationPlan, Sample, Target, Turn
@@ -208,4 +209,16 @@ def from_withdrawal(start: EpochStart) -> feedback_pb2.Withdrawal:
         if floor is None
         else feedback_pb2.EvaluationPlan.Floor(quality=floor.quality, kind=kinds[floor.kind]),
         withdrawn_at=from_time(start.at),
+    )
+
+
+def from_interval(interval: Interval | None) -> energy_pb2.Interval | None:
+    if interval is None:
+        return None
+    return energy_pb2.Interval(
+        value=interval.value,
+        lower=interval.lower,
+        upper=interval.upper,
+        confidence=interval.confidence,
+        method=interval.method,
     )

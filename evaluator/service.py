@@ -19,8 +19,8 @@ from common.quality.estimates import Verdict
 from common.quality.graders import GRADERS, grade, judge_name
 from common.quality.trial import DEFAULT_TRIAL_FLOOR, DEFAULT_TRIAL_SAMPLES, MAX_TRIAL_SAMPLES
 from evaluator.agreement import AgreementWatch
-from evaluator.agreement_messages import from_agreement, from_interval
-from evaluator.convert import from_bound, from_cell, from_time
+from evaluator.agreement_messages import from_agreement
+from evaluator.convert import from_bound, from_cell, from_interval, from_time
 from evaluator.loop import EvaluationLoop
 from evaluator.progress import Progress
 from evaluator.review_client import ReviewClient

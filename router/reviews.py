@@ -50,27 +50,3 @@ class Reviewed:
     preference: float
     """For the directive's answer: 0, 1/2 or 1."""
     reviewed_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class JudgeTotals:
-    """All scores of a judge for a task: sums of its preferences for the directive's answer, and of their squares."""
-
-    judge: str
-    task: str
-    scores: int
-    preferences: float
-    squares: float
-
-
-@dataclass(frozen=True, slots=True)
-class RatedScore:
-    """A user's rating of an answer, beside a judge's score of it; both in [0, 1]."""
-
-    judge: str
-    task: str
-    directive: str
-    rating: float
-    quality: float
-    compared: bool
-    """With L0's: then quality is the judge's preference for it."""

@@ -10,9 +10,9 @@ from sqlalchemy import and_, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.quality.agreement import RatedScore
 from router.directives.levels import L0
 from router.ledger import Rating
-from router.reviews import RatedScore
 from router.samples import sample_id
 from router.store.erasure import ErasureRepository
 from router.store.tables import ledger, ratings, scores

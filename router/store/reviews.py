@@ -14,9 +14,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Float, Select, and_, case, cast, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.quality.agreement import JudgeTotals
 from router.directives.compile import Turn
 from router.directives.levels import L0
-from router.reviews import JudgeTotals, Review, Reviewed
+from router.reviews import Review, Reviewed
 from router.store.quality import score_of
 from router.store.tables import answers, reviews, samples, scores
 from router.store.upsert import insert_new

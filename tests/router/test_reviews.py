@@ -13,11 +13,11 @@ import pytest
 from pith.router.v1 import feedback_pb2, reviews_pb2
 
 from common.clock import ManualClock
+from common.quality.agreement import RatedScore
 from common.quality.bound import Cell
 from common.quality.pairwise import Comparison
 from router.directives.compile import Turn
 from router.ledger import Rating
-from router.reviews import RatedScore
 from router.samples import Answer, Sample, Score, sample_id
 from router.services.reviews import MAX_DRAWN_BYTES
 from router.store.database import Database, StoreUnavailable
