@@ -46,7 +46,7 @@ class Review:
 
 @dataclass(frozen=True, slots=True)
 class JudgeTotals:
-    """All pairs that a judge has scored of a task: how many, and the sums of its preferences, for the directive's answer,
+    """All pairs that a judge has scored of a task: their number, and sums of its preferences for the directive's answer
     and of their squares."""
 
     judge: str
