@@ -86,6 +86,12 @@ class EvaluatorConfig(ServiceConfig):
     )
 
     concurrency: int = Field(default=4, ge=1, le=256, description="Answers being generated for evaluation at a time.")
+    answers_per_minute: int | None = Field(
+        default=600,
+        ge=1,
+        description="Answers that evaluations generate at most, wall time, so that users hardly notice them; those of "
+        "`pithctl directive trial` apart. None: as many as `concurrency` allows.",
+    )
     attempts: int = Field(default=3, ge=1, le=20, description="Tries of a generation or report before it is given up.")
     generation_deadline_seconds: float = Field(
         default=120.0, gt=0, le=3600, description="Deadline of one generated answer, wall time."

@@ -17,6 +17,7 @@ from evaluator.examination import Examined, Examiner
 from evaluator.invalidation import withdraw_outdated
 from evaluator.judges.base import Judge, Judgement, Unscored
 from evaluator.knowledge import Knowledge, Supposition
+from evaluator.pace import Pace
 from evaluator.progress import Progress, ProgressLog, batch_line, verdict_line, withdrawal_line
 from evaluator.samples import L0, EvaluationPlan, Sample, Target
 from evaluator.sampling import Batch, Economy, Tally, batches, next_batch
@@ -55,6 +56,7 @@ class Evaluation:
         knowledge: Knowledge,
         economy: Economy,
         concurrency: int,
+        pace: Pace,
         spending: Spending,
         task: str = "",
     ) -> None:
@@ -66,7 +68,7 @@ class Evaluation:
         self._tally = Tally()
         self._log = structlog.get_logger("evaluation")
         self.spending = Spending()
-        self._examiner = Examiner(router, judge, concurrency, (self.spending, spending))
+        self._examiner = Examiner(router, judge, concurrency, pace, (self.spending, spending))
         self.progress = ProgressLog()
         self.unscored = 0
 

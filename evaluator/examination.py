@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from common.errors import PithError
 from evaluator.client import RouterClient
 from evaluator.judges.base import Judge, Judgement, Unscored
+from evaluator.pace import Pace
 from evaluator.samples import L0, L0_REVISION, Answer, Sample, Target
 from evaluator.spending import Spending
 
@@ -26,13 +27,17 @@ class Examiner:
     """Examines samples, so many at a time.
 
     Args:
+        pace: of answers that are generated.
         spending: where generated answers are added up.
     """
 
-    def __init__(self, router: RouterClient, judge: Judge, concurrency: int, spending: Sequence[Spending]) -> None:
+    def __init__(
+        self, router: RouterClient, judge: Judge, concurrency: int, pace: Pace, spending: Sequence[Spending]
+    ) -> None:
         self._router = router
         self._judge = judge
         self._slots = asyncio.Semaphore(concurrency)
+        self._pace = pace
         self._spending = spending
 
     async def examine_all(self, target: Target, samples: Sequence[Sample]) -> list[Examined]:
@@ -58,6 +63,7 @@ class Examiner:
         return Examined(sample, await self._judge.judge(sample, text, baseline), tuple(generated))
 
     async def _generate(self, sample: Sample, directive: str, revision: int) -> Answer:
+        await self._pace.turn()
         generated = await self._router.generate(sample, directive, revision)
         for spending in self._spending:
             spending.add(generated)

@@ -16,6 +16,7 @@ from evaluator.evaluation import Evaluation, judgeable
 from evaluator.invalidation import withdraw_outdated
 from evaluator.judges.base import Judge
 from evaluator.knowledge import Knowledge
+from evaluator.pace import Pace
 from evaluator.samples import EvaluationPlan
 from evaluator.sampling import Tally, batches, work_waits
 from evaluator.spending import Spending
@@ -26,7 +27,7 @@ class EvaluationLoop:
 
     Args:
         clock: what polls and the trigger go by.
-        back_off: what waits after a fault of the router go by; wall time outside of tests.
+        back_off: what waits after a fault of the router go by, and answers_per_minute; wall time outside of tests.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class EvaluationLoop:
         self._judge = judge
         self._clock = clock
         self._back_off = back_off
+        self._pace = Pace(config.answers_per_minute, back_off)
         self._log = structlog.get_logger("loop")
         self._stopping = asyncio.Event()
         self._evaluation: Evaluation | None = None
@@ -83,6 +85,7 @@ class EvaluationLoop:
                 self.knowledge,
                 self._config.economy,
                 self._config.concurrency,
+                self._pace,
                 self.spending,
                 task,
             )

@@ -121,7 +121,7 @@ class Ledger:
         write: Write,
         outbox: Path,
         *,
-        linger_seconds: float = 0.02,
+        linger_seconds: float = 0.1,
         patience_seconds: float = 1.0,
         max_waiting_bytes: int = 128 * MEBIBYTE,
         first_backoff_seconds: float = 0.2,

@@ -7,9 +7,9 @@ has a part in, and Generate. Four arms take turns, in an order that rotates:
 
 - idle: nothing but the traffic;
 - idle again: the same, and its ratio to the first is what noise alone does here;
-- saturated: RunEvaluation without a pause, on a backlog of samples that does not run dry;
-- busy engine: the engine answers as many prompts at a time as the evaluator has answered, from a client of its own that
-  goes past router and evaluator. What saturated adds to that is the evaluator's and the router's.
+- saturated: RunEvaluation without a pause, at the pace that is allowed, on a backlog of samples that does not run dry;
+- busy engine: the engine answers as many prompts at a time and a minute as the evaluator may have answered, from a
+  client of its own that goes past router and evaluator. What saturated adds to that is the router's and evaluator's.
 
 Each percentile is of one arm of one round; ratios are taken within the round; reported are median and quartiles over
 rounds. Services deploy apart: where there are two cores, router and clients have one of them, engine and evaluator the
@@ -50,8 +50,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from common.clock import SystemClock
 from deploy.stack import START_SECONDS, Stack
 from engine.demo.tasks import TASKS, examples
+from evaluator.config import EvaluatorConfig
+from evaluator.pace import Pace
 from tests.bench import machine
 
 ARMS = ("idle", "saturated", "busy engine", "idle again")
@@ -114,6 +117,7 @@ class Load:
         evaluator: grpc.aio.Channel,
         engine: grpc.aio.Channel,
         router_pid: int,
+        pace: Pace,
         seed: int,
     ) -> None:
         self._generation = generation_pb2_grpc.GenerationStub(router)
@@ -122,6 +126,7 @@ class Load:
         self._evaluation = evaluation_pb2_grpc.EvaluationStub(evaluator)
         self._inference = inference_pb2_grpc.InferenceStub(engine)
         self._router_pid = router_pid
+        self._pace = pace
         self._generator = random.Random(seed)
         self._prompts = examples(TASKS[0], "test", seed)
 
@@ -205,6 +210,7 @@ class Load:
             while not stop.is_set():
                 messages = text_pb2.Messages(messages=self._request(BACKLOG).messages)
                 limits = text_pb2.Limits(max_output_tokens=MAX_OUTPUT_TOKENS)
+                await self._pace.turn()
                 async for _ in self._inference.StreamGenerate(
                     inference_pb2.GenerateRequest(messages=messages, limits=limits)
                 ):
@@ -272,13 +278,14 @@ def on_core(core: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, allowed)
 
 
-async def run(rounds: int, seconds: float, samples: int, seed: int) -> dict[str, Any]:
+async def run(rounds: int, seconds: float, samples: int, answers_per_minute: int, seed: int) -> dict[str, Any]:
     """Starts all, measures, and stops all; the result as it is written down."""
     cores = sorted(os.sched_getaffinity(0))
     ours, theirs = (cores[0], cores[1]) if len(cores) > 1 else (None, None)
     measured: list[dict[str, dict[str, float]]] = []
     with tempfile.TemporaryDirectory(prefix="pith-bench-") as folder:
-        stack = Stack(Path(folder), settings={"evaluator": EVALUATOR, "engine": {"OMP_NUM_THREADS": "1"}})
+        paced = EVALUATOR | {"PITH_EVALUATOR_ANSWERS_PER_MINUTE": str(answers_per_minute)}
+        stack = Stack(Path(folder), settings={"evaluator": paced, "engine": {"OMP_NUM_THREADS": "1"}})
         try:
             with on_core(theirs):
                 stack.start_service("engine")
@@ -293,7 +300,8 @@ async def run(rounds: int, seconds: float, samples: int, seed: int) -> dict[str,
                     async with asyncio.timeout(START_SECONDS):
                         await asyncio.gather(router.channel_ready(), evaluator.channel_ready())
                         await stack.engine_ready()
-                    load = Load(router, evaluator, engine, stack.process("router").pid, seed)
+                    pace = Pace(answers_per_minute, SystemClock())
+                    load = Load(router, evaluator, engine, stack.process("router").pid, pace, seed)
                     await load.prepare(samples)
                     await load.measure(2.0, "saturated")  # warms all of them up
                     for number in track(range(rounds), "rounds"):
@@ -311,6 +319,7 @@ async def run(rounds: int, seconds: float, samples: int, seed: int) -> dict[str,
         "seed": seed,
         "rounds": rounds,
         "seconds_an_arm": seconds,
+        "evaluator_answers_per_minute": answers_per_minute,
         "decides_per_second": DECIDES_PER_SECOND,
         "answers_per_second": ANSWERS_PER_SECOND,
         "backlog": {"before": samples, "after": left},
@@ -356,12 +365,16 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Each has all three arms.")] = 10,
     seconds: Annotated[float, typer.Option(min=1.0, help="How long traffic goes on in an arm.")] = 5.0,
     samples: Annotated[int, typer.Option(min=100, help="That wait for the evaluator at the beginning.")] = 1_500,
+    answers_per_minute: Annotated[
+        int, typer.Option(min=1, help="Of the evaluator; a million: as fast as it goes.")
+    ] = EvaluatorConfig.model_fields["answers_per_minute"].default,
     seed: Annotated[int, typer.Option(help="Of prompts and moments.")] = 1,
     json_file: Annotated[Path | None, typer.Option("--json", help="Writes the result.")] = None,
 ) -> None:
     """Compares the router's latencies with and without a saturated evaluator."""
     command = f"python -m tests.bench.evaluator_load --rounds {rounds} --seconds {seconds:g} --samples {samples}"
-    result = {"command": f"{command} --seed {seed}"} | asyncio.run(run(rounds, seconds, samples, seed))
+    command += f" --answers-per-minute {answers_per_minute} --seed {seed}"
+    result = {"command": command} | asyncio.run(run(rounds, seconds, samples, answers_per_minute, seed))
     if json_file is not None:
         json_file.write_text(json.dumps(result, indent=1) + "\n")
     console = Console()

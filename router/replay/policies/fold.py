@@ -25,8 +25,6 @@ from router.optimizer.value_curve import AT_BASELINE, PRICES, ValueCurve, value_
 from router.replay.policies.interface import Judged
 from router.replay.recordings import BASELINE, Floats, Ints
 
-DEVIATIONS: Final = 0.5
-"""Standard errors that a floor is kept by: it is to hold in a window's mean, not against the worst of samples."""
 GUARDS: Final = (0.2, 0.1, 0.05, 0.02, 0.01)
 """A task whose floor does not hold, as requests of it are taken for others', claims requests that are ever less likely
 of it: these stay at L0."""
@@ -71,6 +69,7 @@ class Fold:
     budgets: Sequence[Sequence[int]]
     answers_elsewhere: bool
     floor: float
+    deviations: float
     served: Floats = field(init=False)
     guards: Floats = field(init=False)
     expectations: dict[int, Expectation] = field(init=False, default_factory=dict)
@@ -133,7 +132,7 @@ class Fold:
                 elsewhere = self._elsewhere(budget[0], ahead) if self.answers_elsewhere else NOTHING_ELSEWHERE
                 curves = [self.curves[place] for place in known]
                 self.prices[number] = price_of_quality(
-                    curves, self.served[known], ahead.of(known), DEVIATIONS, elsewhere
+                    curves, self.served[known], ahead.of(known), self.deviations, elsewhere
                 )
 
     def places(self, grams_per_joule: float) -> Ints:
@@ -151,7 +150,7 @@ class Fold:
         for number, price in self.prices.items():
             known = [place for place in self.budgets[number] if place in self.curves]
             samples = np.array([self.curves[place].samples for place in known], dtype=float)
-            found[known] = worth_of_samples(price, samples, DEVIATIONS)
+            found[known] = worth_of_samples(price, samples, self.deviations)
         return found
 
     def _elsewhere(self, task: int, ahead: Ahead) -> Elsewhere:

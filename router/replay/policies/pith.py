@@ -40,6 +40,9 @@ ORDINARY_KINDS: Final = 24
 CANDIDATE_HOURS: Final = 24
 """Whose requests may be judged."""
 TRIGGER_HOURS: Final = 72
+DEVIATIONS: Final = {Quality.PREFERENCE: 0.5, Quality.ACCURACY: 1.0}
+"""Standard errors that a floor is kept by: it is to hold in the mean, not against the worst of samples. A graded
+answer is right or wrong, and says less than a preference, which is a share already."""
 LEAST_G_PER_KWH: Final = 1.0
 """Below, an hour is priced as if it had that: the price of quality in joules must be finite."""
 
@@ -86,7 +89,13 @@ class Pith:
         self._ordinary: Floats = np.empty(0)
         by_task = setting.scope is Scope.TASK
         self._folds = [
-            Fold(train(self._table(of.prompts), of.task, setting.tasks), self._budgets(), by_task, setting.floor)
+            Fold(
+                train(self._table(of.prompts), of.task, setting.tasks),
+                self._budgets(),
+                by_task,
+                setting.floor,
+                DEVIATIONS[setting.quality],
+            )
             for of in (setting.labelled[fold] for fold in range(FOLDS))
         ]
         self._classes = self._folds[0].classes
