@@ -14,6 +14,9 @@ task labels hidden, predictors folded by prompt. The cases:
 With --loads the case `window` is measured under other draws of the task mix as well. A run takes about a minute of a
 core; what the file has already is not measured again, so that a measurement may be cut off and resumed. Of the shares
 that are kept the least is what counts; its standard error is that of the recorded prompts being a sample.
+
+Beside each mean stands the ceiling: what HINDSIGHT saves there, the best share of each task at each level, chosen with
+every label and measurement of the whole window at hand.
 """
 
 from __future__ import annotations
@@ -73,14 +76,16 @@ def runs(seeds: Sequence[int], loads: Sequence[int]) -> Iterator[tuple[str, str,
     yield from (("window", zone, seed, load) for load in loads for seed in seeds for zone in PUBLISHED)
 
 
-def measure(recorded: RecordedSet, case: str, zone: str, seed: int, load: int, start_hour: int) -> dict[str, Any]:
+def measure(
+    recorded: RecordedSet, case: str, zone: str, seed: int, load: int, start_hour: int, policy: str = "pith"
+) -> dict[str, Any]:
     of = CASES[case]
     floor = PUBLISHED[zone]["sprout"][1] / 100 if of.floor is None else of.floor
     trace = read_trace(DATA / "carbon" / f"{zone}_2023_hourly.csv.gz")
     demand = published_demand(read_load(DATA / "pai.csv"), recorded.tasks, HOURS, of.requests_per_hour, load)
     terms = Terms(quality=of.quality, floor=floor, scope=of.scope, seed=seed)
     start = time.perf_counter()
-    found = replay(recorded, trace, start_hour, demand, {"pith": POLICIES["pith"]}, terms)["pith"]
+    found = replay(recorded, trace, start_hour, demand, {policy: POLICIES[policy]}, terms)[policy]
     row = {"case": case, "zone": zone, "seed": seed, "load_seed": load, "start_hour": start_hour, "floor": floor}
     return {**row, "seconds": time.perf_counter() - start, **_figures(found, of)}
 
@@ -105,7 +110,15 @@ def _kept(of: Kept) -> dict[str, float | None]:
     return {"share": of.share, "share_error": of.share_error}
 
 
-def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+Ceilings = dict[str, float]
+"""Percent, by case, zone and load seed as `ceiling_of` has them."""
+
+
+def ceiling_of(case: str, zone: str, load: int) -> str:
+    return f"{case} {zone} {load}"
+
+
+def summary(rows: Sequence[dict[str, Any]], ceilings: Ceilings) -> list[dict[str, Any]]:
     """Means over seeds, percent, by case, load and zone."""
     found = []
     for case, of in CASES.items():
@@ -118,6 +131,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "seeds": len(own),
                 "saving": _mean(own, "carbon_saving"),
                 "saving_without_evaluator": _mean(own, "carbon_saving_without_evaluator"),
+                "ceiling": ceilings.get(ceiling_of(case, zone, load)),
                 "target": of.target,
                 "stretch": of.stretch,
                 "floor": 100 * own[0]["floor"],
@@ -146,7 +160,7 @@ def _mean(rows: Sequence[dict[str, Any]], name: str) -> float:
 
 def show(console: Console, lines: Sequence[dict[str, Any]]) -> None:
     table = Table(title="PITH: net saving, and the least share that is kept, % of base")
-    for column in ("case", "load", "zone", "seeds", "saving", "target (stretch)", "kept", "of", "floor"):
+    for column in ("case", "load", "zone", "seeds", "saving", "ceiling", "target (stretch)", "kept", "of", "floor"):
         table.add_column(column, justify="left" if column in ("case", "zone", "of") else "right")
     for line in lines:
         stretch = "" if line["stretch"] is None else f" ({line['stretch']:g})"
@@ -157,6 +171,7 @@ def show(console: Console, lines: Sequence[dict[str, Any]]) -> None:
             line["zone"],
             str(line["seeds"]),
             f"{line['saving']:.1f}",
+            "" if line["ceiling"] is None else f"{line['ceiling']:.1f}",
             f"{line['target']:g}{stretch}",
             f"{line['kept']:.1f}{error}",
             line["kept_of"],
@@ -176,25 +191,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not DATA.exists():
         print(f"{DATA} is absent; set PITH_DATA_DIR to the data folder", file=sys.stderr)
         return 1
-    rows: list[dict[str, Any]] = json.loads(given.json.read_text())["rows"] if given.json.exists() else []
+    before = json.loads(given.json.read_text()) if given.json.exists() else {}
+    rows: list[dict[str, Any]] = before.get("rows", [])
+    ceilings: Ceilings = before.get("ceilings", {})
     done = {(row["case"], row["zone"], row["seed"], row["load_seed"]) for row in rows}
     wanted = [run for run in runs(given.seeds, given.loads) if run not in done and run[0] in given.only]
     recorded = read_requests(DATA / "requests_dev.jsonl.gz")
     console = Console(width=130)
+
+    def keep() -> None:
+        whole = {
+            "command": " ".join(
+                ["python -m tests.bench.replay_pith", *(sys.argv[1:] if arguments is None else arguments)]
+            ),
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": description(),
+            "summary": summary(rows, ceilings),
+            "ceilings": ceilings,
+            "rows": rows,
+        }
+        given.json.write_text(json.dumps(whole, indent=1) + "\n")
+
     with Progress(console=Console(stderr=True)) as progress:
         for run in progress.track(wanted, description="replaying"):
             rows.append(measure(recorded, *run, given.start_hour))
-            whole = {
-                "command": " ".join(
-                    ["python -m tests.bench.replay_pith", *(sys.argv[1:] if arguments is None else arguments)]
-                ),
-                "date": datetime.now(UTC).date().isoformat(),
-                "machine": description(),
-                "summary": summary(rows),
-                "rows": rows,
-            }
-            given.json.write_text(json.dumps(whole, indent=1) + "\n")
-    show(console, summary(rows))
+            keep()
+        of = dict.fromkeys((row["case"], row["zone"], row["load_seed"]) for row in rows)
+        unknown = [one for one in of if ceiling_of(*one) not in ceilings]
+        for case, zone, load in progress.track(unknown, description="ceilings"):
+            found = measure(recorded, case, zone, 0, load, given.start_hour, "hindsight")
+            ceilings[ceiling_of(case, zone, load)] = 100 * found["carbon_saving"]
+            keep()
+    show(console, summary(rows, ceilings))
     return 0
 
 
