@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup protos lint test demo serve bench-engine clean
+.PHONY: setup protos lint test demo serve bench-engine bench-router clean
 
 setup: $(STAMP)
 
@@ -39,6 +39,9 @@ serve: setup protos
 
 bench-engine: setup protos
 	$(BIN)/python -m tests.bench.engine --json tests/bench/results/engine-cpu-$$(date +%F).json
+
+bench-router: setup protos
+	$(BIN)/python -m tests.bench.router --json tests/bench/results/router-$$(date +%F).json
 
 clean:
 	rm -rf .venv .pith

@@ -54,7 +54,8 @@ class Door:
     config: ServiceConfig
     auth: Authenticator
     metrics: Metrics
-    log: Any = field(default_factory=lambda: structlog.get_logger("grpc"))
+    # Bound at once: a logger that is not looks itself up at every line.
+    log: Any = field(default_factory=lambda: structlog.get_logger("grpc").bind())
     draining: bool = False
     closed: bool = False
     watches: dict[asyncio.Task[Any] | None, asyncio.Timeout] = field(default_factory=dict)

@@ -1,6 +1,6 @@
 """Structured logs: a line of JSON (or console text) an event, in UTC, with the id of the request in hand."""
 
-import contextlib
+import json
 import logging
 import sys
 import threading
@@ -32,6 +32,7 @@ _WITHHELD = frozenset(
         "text",
     }
 )
+_JSON = json.JSONEncoder(default=str)
 
 
 def configure(
@@ -55,13 +56,10 @@ def configure(
         _withhold,
         _describe_exception,
     ]
-    render: list[structlog.typing.Processor]
-    if log_format == "json":
-        render = [structlog.processors.JSONRenderer(default=str)]
-    else:
-        render = [structlog.dev.ConsoleRenderer(colors=out.isatty())]
+    console = structlog.dev.ConsoleRenderer(colors=out.isatty())
+    render: structlog.typing.Processor = _render_json if log_format == "json" else console
     structlog.configure(
-        processors=[*shared, *render],
+        processors=[*shared, render],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Unfailing(out))),
         cache_logger_on_first_use=True,
@@ -70,7 +68,7 @@ def configure(
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
         )
     )
     handler.addFilter(_drop_what_asyncio_quotes)
@@ -100,13 +98,18 @@ class _Unfailing:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
+    # Each call writes a line, and `contextlib.suppress` takes longer than the rest of this.
     def write(self, line: str) -> None:
-        with contextlib.suppress(OSError):
+        try:  # noqa: SIM105
             self._stream.write(line)
+        except OSError:
+            pass
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
+        try:  # noqa: SIM105
             self._stream.flush()
+        except OSError:
+            pass
 
 
 class _Stamp:
@@ -142,7 +145,13 @@ def _drop_what_asyncio_quotes(record: logging.LogRecord) -> bool:
     return True
 
 
+def _render_json(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> str:
+    return _JSON.encode(event)
+
+
 def _withhold(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if _WITHHELD.isdisjoint(event):
+        return event
     for key in _WITHHELD & event.keys():
         value = event[key]
         length = len(value) if hasattr(value, "__len__") else "?"

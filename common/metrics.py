@@ -117,14 +117,15 @@ class RpcMetrics:
         self._method = method
         self._handled = handled
         self._latency = latency
-        self._in_flight = in_flight
+        self._in_flight = 0
+        in_flight.set_function(lambda: self._in_flight)
         self._by_code: dict[grpc.StatusCode, Counter] = {}
 
     def started(self) -> None:
-        self._in_flight.inc()
+        self._in_flight += 1
 
     def finished(self, code: grpc.StatusCode, seconds: float) -> None:
-        self._in_flight.dec()
+        self._in_flight -= 1
         self._latency.observe(seconds)
         counter = self._by_code.get(code)
         if counter is None:

@@ -40,7 +40,7 @@ from router.redaction import Redaction
 from router.replay.simulate import Simulator
 from router.retention import Retention
 from router.seal import KEY_BYTES, Sealer
-from router.services import access, directives, feedback, generation, policies, reports, reviews
+from router.services import access, directives, feedback, generation, policies, reports, reviews, tasks
 from router.services.access import AccessService
 from router.services.directives import DirectivesService
 from router.services.feedback import FeedbackService
@@ -48,6 +48,7 @@ from router.services.generation import GenerationService, KeptAnswer
 from router.services.policies import PoliciesService
 from router.services.reports import ReportsService
 from router.services.reviews import ReviewsService
+from router.services.tasks import TasksService
 from router.snapshot import SnapshotKeeper, seed
 from router.spending import Spending
 from router.status import StatusReader
@@ -57,6 +58,7 @@ from router.store.migrate import SchemaVersionError
 from router.store.ratings import RatingRepository
 from router.store.samples import SampleRepository
 from router.store.seals import SealRepository
+from router.task_keeper import TaskKeeper
 from router.validation import RequestLimits
 
 COSTS_FROM = timedelta(days=7)
@@ -97,6 +99,7 @@ class Router:
         self._rates = RateLimiter(clock, config.tenant_limit, lambda limit: self._refused.labels(limit).inc())
         self.metrics.registry.register(BudgetMetrics(self._keeper, self._spending))
         self._access: AccessKeeper | None = None
+        self._tasks = TaskKeeper(self._database)
         keep_for = timedelta(days=config.sample_days) if config.sample_days else None
         self._retention = Retention(self._database, clock, keep_for)
         self.ledger = Ledger(self._write, config.outbox_path)
@@ -157,6 +160,8 @@ class Router:
         # Before the planner: nothing that goes wrong there may keep a revoked token in force.
         keeper.subscribe(self._access.refresh)
         await self._access.load()
+        await self._tasks.load()
+        keeper.subscribe(self._tasks.refresh)
         keeper.subscribe(planner.replan)
         await planner.replan()
         planner.start()
@@ -192,7 +197,13 @@ class Router:
         self.server.add(
             GenerationService(
                 Admission(
-                    keeper, self._rates, self._spending, clock, limits, lambda limit: self._refused.labels(limit).inc()
+                    keeper,
+                    self._rates,
+                    self._spending,
+                    self._tasks,
+                    clock,
+                    limits,
+                    lambda limit: self._refused.labels(limit).inc(),
                 ),
                 self._engines,
                 dispatcher,
@@ -218,6 +229,7 @@ class Router:
                 Simulator(database, costs, planner.grams, self._latencies),
                 limits,
                 spent=self._spending.today,
+                tell=self._tasks.tell,
             ),
             policies.SERVICE,
             roles=policies.ROLES,
@@ -228,6 +240,7 @@ class Router:
             roles=feedback.ROLES,
         )
         self.server.add(ReviewsService(database, clock, secret), reviews.SERVICE, roles=reviews.ROLES)
+        self.server.add(TasksService(database, keeper, self._tasks, clock, limits), tasks.SERVICE, roles=tasks.ROLES)
         self.server.add(AccessService(database, keeper, clock, self._auth), access.SERVICE, roles=access.ROLES)
         status = StatusReader(
             self.metrics,
@@ -259,6 +272,7 @@ class Router:
         await self.idle.close()
         if self._access is not None:
             await self._access.close()
+        await self._tasks.close()
         await self._database.close()
         self.metrics.close()
 

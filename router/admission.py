@@ -23,6 +23,7 @@ from router.policy_messages import to_directive, to_traits
 from router.rate_limit import RateLimiter
 from router.snapshot import SnapshotKeeper
 from router.spending import Spending, next_day
+from router.task_keeper import TaskKeeper
 from router.tenant import tenant_of
 from router.validation import RequestLimits, check
 
@@ -38,6 +39,8 @@ class Admitted:
     traits: frozenset[Trait]
     directive: Directive | None
     """What an evaluator asked for; None for all others."""
+    task_likelihood: float | None
+    """Of the request's task, where that was told from the text; None where it was named, or is not known."""
     started_at: datetime
 
 
@@ -54,6 +57,7 @@ class Admission:
         keeper: SnapshotKeeper,
         rates: RateLimiter,
         spending: Spending,
+        tasks: TaskKeeper,
         clock: Clock,
         limits: RequestLimits,
         on_refused: Callable[[str], None] = lambda limit: None,
@@ -62,13 +66,15 @@ class Admission:
         self._keeper = keeper
         self._rates = rates
         self._spending = spending
+        self._tasks = tasks
         self._clock = clock
         self._limits = limits
         self._on_refused = on_refused
         self._rng = rng or random.Random()
 
     def admit(self, request: generation_pb2.GenerateRequest, principal: Principal) -> Admitted:
-        """Checks all that can be known before an engine is."""
+        """Checks all that can be known before an engine is. A task that is told from the text is put into the request:
+        all that comes after is as if its caller had named it."""
         note_asked(request.request_id)
         check(request, self._limits)
         directive = None
@@ -82,6 +88,11 @@ class Admission:
             if directive is None:
                 raise not_found("directive", request.evaluation.directive)
         turns = to_turns(request.messages)
+        told = None
+        if not request.task and not request.HasField("evaluation"):
+            told = self._tasks.tell(turns)
+        if told is not None:
+            request.task = told.task
         return Admitted(
             request=request,
             tenant=tenant_of(request.tenant, principal),
@@ -89,6 +100,7 @@ class Admission:
             turns=turns,
             traits=traits_of(turns, to_traits(request.traits), request.opt_out),
             directive=directive,
+            task_likelihood=told.likelihood if told else None,
             started_at=self._clock.now(),
         )
 
@@ -103,7 +115,8 @@ class Admission:
     def decide(self, admitted: Admitted, model: str) -> Decision:
         if admitted.directive is not None:
             why = f"an evaluator asked for {admitted.directive.name}"
-            return Decision(admitted.directive, Reason.EVALUATION, why, planned=admitted.directive.name)
+            name, task = admitted.directive.name, admitted.request.task
+            return Decision(admitted.directive, Reason.EVALUATION, why, planned=name, task=task)
         request = admitted.request
         facts = Facts(
             tenant=admitted.tenant,
@@ -113,6 +126,7 @@ class Admission:
             request_id=admitted.request_id,
             traits=admitted.traits,
             floor=request.floor if request.HasField("floor") else None,
+            task_likelihood=admitted.task_likelihood,
         )
         decision = decide(facts, self._keeper.snapshot, self._clock.now(), self._spending.today)
         if decision.refused and decision.policy is not None:

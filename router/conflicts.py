@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import IntEnum
 
 from common.quality.bound import Cell, FloorKind
-from router.directives.decide import Snapshot, bound_value, open_bound, own_bound
+from router.directives.bounds import Snapshot, bound_value, open_bound, own_bound
 from router.directives.levels import L0, Directive, Placement
 from router.directives.policy import Mode, Policy, WhenSpent, match
 
@@ -294,7 +294,7 @@ def _all_closed(
                 return
             known = own_bound(snapshot, policy, of_tenant, policy.floor, now)[0] or snapshot.bounds.get(cell.of_all)
             value = bound_value(known, policy) if known is not None else 0.0
-            closed.append((value, f"{why} (task {cell.task!r}, model {cell.model})"))
+            closed.append((value, f"{why()} (task {cell.task!r}, model {cell.model})"))
         # Of many tasks, the one that lacks least.
         missing.append(max(closed)[1] if closed else f"{name}: no quality bound for it yet")
     if missing:

@@ -25,6 +25,10 @@ from router.fleet.view import EngineView
 from router.optimizer.pricing import EnergyModel
 from router.samples import Answer, Sample, Score
 
+_ROLES = {number: name.removeprefix("ROLE_").lower() for name, number in text_pb2.Role.items()}
+_ROLE_NUMBERS = {role: number for number, role in _ROLES.items()}
+_REASONS = {reason: generation_pb2.DecisionReason.Value(f"DECISION_REASON_{reason.name}") for reason in Reason}
+
 
 def timestamp(moment: datetime) -> Timestamp:
     message = Timestamp()
@@ -47,11 +51,13 @@ def from_decision(decision: Decision) -> generation_pb2.Decision:
         planned_directive=decision.planned if decision.reason in (Reason.SHADOW, Reason.HOLDBACK) else "",
         bound=decision.bound,
         floor=decision.floor,
+        task=decision.task,
+        task_told=decision.task_told,
     )
 
 
 def from_reason(reason: Reason) -> generation_pb2.DecisionReason.ValueType:
-    return generation_pb2.DecisionReason.Value(f"DECISION_REASON_{reason.name}")
+    return _REASONS[reason]
 
 
 def to_cell(message: feedback_pb2.Cell) -> Cell:
@@ -109,14 +115,12 @@ def _to_method(method: feedback_pb2.BoundMethod.ValueType) -> BoundMethod:
 
 
 def to_turns(messages: Iterable[text_pb2.Message]) -> tuple[Turn, ...]:
-    """Raises ValueError for a role that is not known."""
-    return tuple(Turn(text_pb2.Role.Name(m.role).removeprefix("ROLE_").lower(), m.content) for m in messages)
+    """Raises KeyError for a role that is not known."""
+    return tuple([Turn(_ROLES[message.role], message.content) for message in messages])
 
 
 def from_turns(turns: Iterable[Turn]) -> Sequence[text_pb2.Message]:
-    return [
-        text_pb2.Message(role=text_pb2.Role.Value(f"ROLE_{turn.role.upper()}"), content=turn.content) for turn in turns
-    ]
+    return [text_pb2.Message(role=_ROLE_NUMBERS[turn.role], content=turn.content) for turn in turns]
 
 
 def to_json(message: text_pb2.Sampling | text_pb2.Limits) -> str:

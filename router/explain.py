@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from pith.router.v1 import generation_pb2, policies_pb2
@@ -10,9 +10,12 @@ from pith.router.v1 import generation_pb2, policies_pb2
 from common.energy.reading import Energy, EnergySource
 from common.quality.bound import Cell
 from router import convert, policy_messages
-from router.directives.decide import Facts, Snapshot, Spent, bound_value, decide, nothing_spent, open_bound, own_bound
+from router.directives.bounds import Snapshot, bound_value, open_bound, own_bound
+from router.directives.compile import Turn
+from router.directives.decide import Facts, Spent, decide, nothing_spent
 from router.directives.levels import L0
 from router.directives.policy import Policy
+from router.directives.tell import Told
 from router.directives.traits import traits_of
 from router.optimizer.costs import Cost, CostBook
 
@@ -26,6 +29,7 @@ def explain(
     grams: Callable[[Cost], float | None],
     now: datetime,
     spent: Spent = nothing_spent,
+    tell: Callable[[Sequence[Turn]], Told | None] = lambda turns: None,
 ) -> policies_pb2.ExplainResponse:
     """By the code that decides, on the snapshot that it would use. A refusal is stated, not raised.
 
@@ -33,17 +37,19 @@ def explain(
         model: "name@digest"; empty while no engine is known.
         grams: Carbon of a request at the present intensity; None where that is unknown.
         spent: What each policy's requests have emitted today.
+        tell: The task of a request that names none.
     """
+    turns = convert.to_turns(request.messages)
+    told = None if request.task else tell(turns)
     facts = Facts(
         tenant=tenant,
-        task=request.task,
+        task=told.task if told else request.task,
         model=model,
         key=request.conversation_id or request.request_id,
         request_id=request.request_id,
-        traits=traits_of(
-            convert.to_turns(request.messages), policy_messages.to_traits(request.traits), request.opt_out
-        ),
+        traits=traits_of(turns, policy_messages.to_traits(request.traits), request.opt_out),
         floor=request.floor if request.HasField("floor") else None,
+        task_likelihood=told.likelihood if told else None,
     )
     decision = decide(facts, snapshot, now, spent)
     response = policies_pb2.ExplainResponse(decision=convert.from_decision(decision), steps=decision.steps)
@@ -68,14 +74,14 @@ def _candidate(
         return policies_pb2.ExplainResponse.Candidate(directive=name, open=True, why=why, planned_share=planned)
     floor = max(policy.floor, facts.floor or 0.0)
     cell = Cell(facts.model, facts.task, name, facts.tenant)
-    found, why = open_bound(snapshot, policy, cell, floor, now)
+    found, words = open_bound(snapshot, policy, cell, floor, now)
     own, _ = own_bound(snapshot, policy, cell, floor, now)
     known = own or snapshot.bounds.get(cell.of_all)
     return policies_pb2.ExplainResponse.Candidate(
         directive=name,
         open=found is not None,
         bound=bound_value(known, policy) if known else None,
-        why=why,
+        why=words(),
         planned_share=planned,
     )
 

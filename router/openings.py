@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from common.quality.bound import Cell, QualityBound
-from router.directives.decide import Snapshot, open_bound, own_bound
+from router.directives.bounds import Snapshot, open_bound, own_bound
 from router.directives.policy import Mode, Policy, deciding, match
 
 
@@ -23,12 +23,13 @@ def allowing(policies: Sequence[Policy], task: str, directive: str, tenant: str 
 def opening(snapshot: Snapshot, policy: Policy, cell: Cell, now: datetime) -> tuple[QualityBound | None, str]:
     """The bound by which requests of the cell's tenant, or of the policy's, may get the directive, callers' own floors
     left out of account; None where it is closed. And in words why."""
-    return open_bound(snapshot, policy, _of_whom(cell, policy), policy.floor, now)
+    bound, why = open_bound(snapshot, policy, _of_whom(cell, policy), policy.floor, now)
+    return bound, why()
 
 
 def is_open(snapshot: Snapshot, policy: Policy, cell: Cell, now: datetime) -> bool:
     """As `opening`: whether there is one."""
-    bound, _ = opening(snapshot, policy, cell, now)
+    bound, _ = open_bound(snapshot, policy, _of_whom(cell, policy), policy.floor, now)
     return bound is not None
 
 

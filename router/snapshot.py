@@ -9,7 +9,7 @@ from dataclasses import replace
 import structlog
 
 from common.clock import Clock
-from router.directives.decide import Snapshot
+from router.directives.bounds import Snapshot
 from router.directives.levels import L0, SEEDED
 from router.directives.policy import Policy
 from router.optimizer.plan import Plan

@@ -47,16 +47,16 @@ def check(request: generation_pb2.GenerateRequest, limits: RequestLimits, *, mes
         check_id(faults, field, getattr(request, field))
     if request.messages or messages_needed:
         _check_messages(faults, request.messages, limits)
-    _check_sampling(faults, request.sampling)
-    check_stop(faults, "limits.stop", request.limits.stop)
+    if request.HasField("sampling"):
+        _check_sampling(faults, request.sampling)
+    if request.HasField("limits"):
+        check_stop(faults, "limits.stop", request.limits.stop)
     if request.HasField("floor"):
         faults.require(0 < request.floor <= 1, "floor", f"is {request.floor:g}; must be above 0 and at most 1")
-    check_traits(faults, "traits", request.traits)
-    faults.require(
-        len(request.reference) <= MAX_REFERENCE_CHARACTERS,
-        "reference",
-        f"has {len(request.reference):,} characters; at most {MAX_REFERENCE_CHARACTERS:,}",
-    )
+    if request.traits:
+        check_traits(faults, "traits", request.traits)
+    if len(request.reference) > MAX_REFERENCE_CHARACTERS:
+        faults.add("reference", f"has {len(request.reference):,} characters; at most {MAX_REFERENCE_CHARACTERS:,}")
     if request.HasField("evaluation"):
         purpose = request.evaluation
         faults.require(purpose.sample_id != "", "evaluation.sample_id", "is empty")
@@ -81,34 +81,30 @@ def check_id(faults: Violations, field: str, value: str) -> None:
 
 
 def _check_messages(faults: Violations, messages: Sequence[text_pb2.Message], limits: RequestLimits) -> None:
+    # What a fault says is put together only where there is one: this is done for every request.
     count = len(messages)
-    if not faults.require(count > 0, "messages", "is empty; at least one message is needed"):
+    if count == 0:
+        faults.add("messages", "is empty; at least one message is needed")
         return
-    if not faults.require(
-        count <= limits.max_messages, "messages", f"has {count:,} messages; at most {limits.max_messages:,}"
-    ):
+    if count > limits.max_messages:
+        faults.add("messages", f"has {count:,} messages; at most {limits.max_messages:,}")
         return
     characters = 0
     for index, message in enumerate(messages):
         size = len(message.content)
         characters += size
-        faults.require(size > 0, f"messages[{index}].content", "is empty")
-        faults.require(
-            message.role in _ROLES,
-            f"messages[{index}].role",
-            f"is {int(message.role)}; must be ROLE_SYSTEM, ROLE_USER or ROLE_ASSISTANT",
-        )
+        if size == 0:
+            faults.add(f"messages[{index}].content", "is empty")
+        if message.role not in _ROLES:
+            faults.add(
+                f"messages[{index}].role",
+                f"is {int(message.role)}; must be ROLE_SYSTEM, ROLE_USER or ROLE_ASSISTANT",
+            )
     last = messages[-1].role
-    faults.require(
-        last not in _ROLES or last == text_pb2.ROLE_USER,
-        f"messages[{count - 1}].role",
-        "must be ROLE_USER: the last message is what is answered",
-    )
-    faults.require(
-        characters <= limits.max_prompt_characters,
-        "messages",
-        f"hold {characters:,} characters; at most {limits.max_prompt_characters:,}",
-    )
+    if last in _ROLES and last != text_pb2.ROLE_USER:
+        faults.add(f"messages[{count - 1}].role", "must be ROLE_USER: the last message is what is answered")
+    if characters > limits.max_prompt_characters:
+        faults.add("messages", f"hold {characters:,} characters; at most {limits.max_prompt_characters:,}")
 
 
 def _check_sampling(faults: Violations, sampling: text_pb2.Sampling) -> None:

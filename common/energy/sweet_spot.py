@@ -52,11 +52,17 @@ class SweetSpot:
     def energy_joules(self, input_tokens: float, output_tokens: float, batch: float = 1.0) -> float:
         """Of one request that decodes in a batch of `batch`; means of lengths may be fractions."""
         n, m = input_tokens, output_tokens
+        return self.mean_joules(n, n**2, m, m**2, n * m, batch)
+
+    def mean_joules(
+        self, n: float, n_squared: float, m: float, m_squared: float, pairs: float, batch: float = 1.0
+    ) -> float:
+        """Of requests by the means of their terms, in which E is linear: n, n^2, m, m^2 and n m."""
         return (
-            self._once_joules(n, batch)
+            self._once_joules(n, n_squared, batch)
             + self._output_token_joules(batch) * m
-            + self.pair_joules * n * m
-            + self.output_squared_joules * m**2
+            + self.pair_joules * pairs
+            + self.output_squared_joules * m_squared
         )
 
     def joules_per_output_token(self, input_tokens: float, output_tokens: float, batch: float = 1.0) -> float:
@@ -68,14 +74,14 @@ class SweetSpot:
 
         Infinite where output tokens' attention costs nothing: then longer is always cheaper a token.
         """
-        once = self._once_joules(input_tokens, batch)
+        once = self._once_joules(input_tokens, input_tokens**2, batch)
         if self.output_squared_joules == 0:
             return math.inf
         return math.sqrt(once / self.output_squared_joules)
 
-    def _once_joules(self, n: float, batch: float) -> float:
+    def _once_joules(self, n: float, n_squared: float, batch: float) -> float:
         shared = self.request_joules + self.request_shared_joules / batch
-        return shared + self.input_joules * n + self.input_squared_joules * n**2
+        return shared + self.input_joules * n + self.input_squared_joules * n_squared
 
     def _output_token_joules(self, batch: float) -> float:
         return self.output_joules + self.output_shared_joules / batch + self.output_root_joules / math.sqrt(batch)

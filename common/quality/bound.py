@@ -62,7 +62,7 @@ class Cell:
     @property
     def of_all(self) -> Cell:
         """The same of all tenants together."""
-        return Cell(self.model, self.task, self.directive)
+        return Cell(self.model, self.task, self.directive) if self.tenant else self
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from pith.router.v1.feedback_pb2_grpc import FeedbackStub
 from pith.router.v1.generation_pb2_grpc import GenerationStub
 from pith.router.v1.policies_pb2_grpc import PoliciesStub
 from pith.router.v1.reports_pb2_grpc import ReportsStub
+from pith.router.v1.tasks_pb2_grpc import TasksStub
 
 from common.client_tls import ClientTls
 from common.errors import from_rpc_error
@@ -103,6 +104,10 @@ class Connection:
     @cached_property
     def feedback(self) -> FeedbackStub:
         return FeedbackStub(self._channel)
+
+    @cached_property
+    def tasks(self) -> TasksStub:
+        return TasksStub(self._channel)
 
     @cached_property
     def evaluation(self) -> EvaluationStub:

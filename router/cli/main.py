@@ -26,6 +26,7 @@ from router.cli import (
     review,
     simulate,
     status,
+    tasks,
     tenants,
     tokens,
     top,
@@ -47,6 +48,7 @@ app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, epilog=
 # In the order of the help: what is wished, what comes of it, how it is, who may.
 app.add_typer(policies.app, name="policy")
 app.add_typer(directives.app, name="directive")
+app.add_typer(tasks.app, name="task")
 for part in (apply, diagnose, replay, simulate, explain, report, carbon, status, top, engines, chat, review):
     part.register(app)
 app.add_typer(quality.app, name="quality")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
-from common.quality.bound import MAX_CLOCK_SKEW_SECONDS, Cell, QualityBound, beside
-from common.quality.graders import grader_of
+from common.quality.bound import Cell
 from router.directives.assign import pick, uniform
+from router.directives.bounds import Snapshot, Words, bound_value, open_bound
 from router.directives.levels import L0, Directive
 from router.directives.policy import (
     LatencyObjective,
@@ -17,11 +17,9 @@ from router.directives.policy import (
     Policy,
     Trait,
     WhenSpent,
-    counting_grader,
-    deciding,
     match,
 )
-from router.optimizer.plan import ALL_AT_L0, Entry, Plan
+from router.optimizer.plan import ALL_AT_L0, Entry
 
 
 class Reason(Enum):
@@ -49,33 +47,6 @@ def nothing_spent(_policy: str) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
-    """All that decisions depend on; replaced as a whole, so that a decision never sees half a change."""
-
-    directives: Mapping[str, Directive]
-    """By name; L0 is always there."""
-    policies: Sequence[Policy]
-    bounds: Mapping[Cell, QualityBound]
-    plan: Plan
-    _graders: dict[tuple[str, str], str] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    def counting_grader(self, task: str, directive: str) -> str:
-        """Whose scores count, by the policies in force; empty where none names a grader, and any does."""
-        grader = self._graders.get((task, directive))
-        if grader is None:
-            grader = counting_grader(p for p in deciding(self.policies, task) if directive in p.directives)
-            # Kept, since few requests' worth of policies make for many requests; there are as many as there are bounds.
-            self._graders[task, directive] = grader
-        return grader
-
-    def counts(self, bound: QualityBound) -> bool:
-        """Whether a bound is by the grader whose scores count. Which of its models or rules are the present ones, the
-        evaluator knows, and withdraws what is by others."""
-        grader = self.counting_grader(bound.cell.task, bound.cell.directive)
-        return grader in ("", grader_of(bound.judge))
-
-
-@dataclass(frozen=True, slots=True)
 class Facts:
     """What a decision looks at in a request."""
 
@@ -89,6 +60,8 @@ class Facts:
     traits: frozenset[Trait] = frozenset()
     floor: float | None = None
     """The caller's own floor; only one above the policy's has an effect."""
+    task_likelihood: float | None = None
+    """Of the task, where it was told from the text; None where the request named it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,87 +79,14 @@ class Decision:
     """An open directive would have been used but for the hold-back draw: the population of the counterfactual."""
     refused: bool = False
     """The policy's carbon budget is spent, and it wants no request served after that."""
-    steps: tuple[str, ...] = field(default=(), compare=False)
+    task: str = ""
+    task_told: bool = False
+    words: tuple[str | Words, ...] = field(default=(), compare=False)
 
-
-def bound_value(bound: QualityBound, policy: Policy) -> float:
-    """The number that the policy's floor is held against."""
-    return bound.lower if policy.floor_kind.name == "RELATIVE" else bound.absolute_lower
-
-
-def bound_from_above(bound: QualityBound, policy: Policy) -> float:
-    """The same from above."""
-    return bound.upper if policy.floor_kind.name == "RELATIVE" else bound.absolute_upper
-
-
-def own_bound(
-    snapshot: Snapshot, policy: Policy, cell: Cell, floor: float, now: datetime
-) -> tuple[QualityBound | None, bool]:
-    """The bound of a cell's tenant itself, where it decides, and whether it opens the directive.
-
-    It decides where it is in force and tells on which side of the floor the tenant's quality is; elsewhere, and where
-    the cell names no tenant, the bound of all tenants does. It opens only on the ground of that one.
-    """
-    bound = snapshot.bounds.get(cell) if cell.tenant else None
-    if bound is None or not snapshot.counts(bound):
-        return None, False
-    directive = snapshot.directives.get(cell.directive)
-    if directive is None or bound.revision != str(directive.revision):
-        return None, False
-    if bound.is_open(floor, policy.floor_kind, now, policy.bound_max_age_seconds):
-        return (bound, True) if _shares_ground(bound, snapshot.bounds.get(cell.of_all)) else (None, False)
-    if bound_from_above(bound, policy) < floor and bound.is_fresh(now, policy.bound_max_age_seconds):
-        return bound, False
-    return None, False
-
-
-def _shares_ground(own: QualityBound, of_all: QualityBound | None) -> bool:
-    """Whether a tenant's bound is of the judge, the method and the epoch of that of all tenants.
-
-    What ends for all (another judge, another mix of requests, a drop) is found by that one's scores; the bound of a
-    tenant without new scores, or that an evaluator keeps no more, would outlive it.
-    """
-    return (
-        of_all is not None
-        and (own.judge, own.method) == (of_all.judge, of_all.method)
-        and (of_all.since is None or own.updated_at >= of_all.since)
-    )
-
-
-def open_bound(
-    snapshot: Snapshot, policy: Policy, cell: Cell, floor: float, now: datetime
-) -> tuple[QualityBound | None, str]:
-    """The bound that opens the directive for the cell's tenant, or for all where it names none; None where it is
-    closed. And in words why."""
-    name = cell.directive
-    directive = snapshot.directives.get(name)
-    if directive is None:
-        return None, f"{name}: there is no such directive"
-    own, opens = own_bound(snapshot, policy, cell, floor, now)
-    if own is not None:
-        whose = f"tenant {cell.tenant}'s own bound"
-        if opens:
-            return own, f"{name}: open, {whose} {beside(bound_value(own, policy), floor)} clears the floor {floor:.3f}"
-        most = bound_from_above(own, policy)
-        return None, f"{name}: closed, {whose} says at most {beside(most, floor)}, below the floor {floor:.3f}"
-    bound = snapshot.bounds.get(cell.of_all)
-    if bound is None:
-        return None, f"{name}: closed, no quality bound for it yet"
-    if not snapshot.counts(bound):
-        grader = snapshot.counting_grader(cell.task, name)
-        return None, f"{name}: closed, the bound is by {bound.judge}, and scores by {grader} are what counts"
-    if bound.revision != str(directive.revision):
-        return None, f"{name}: closed, the bound is of revision {bound.revision}, the directive at {directive.revision}"
-    if not bound.is_open(floor, policy.floor_kind, now, policy.bound_max_age_seconds):
-        age, longest = (now - bound.updated_at).total_seconds(), policy.bound_max_age_seconds
-        if age < -MAX_CLOCK_SKEW_SECONDS:
-            return None, f"{name}: closed, the bound is of {bound.updated_at.isoformat()}, in the future"
-        if age > longest:
-            return None, f"{name}: closed, the bound is {age:.0f} s old, the policy allows {longest} s"
-        if bound.samples == 0:
-            return None, f"{name}: closed, no sample is behind the bound"
-        return None, f"{name}: closed, bound {beside(bound_value(bound, policy), floor)} is below the floor {floor:.3f}"
-    return bound, f"{name}: open, bound {beside(bound_value(bound, policy), floor)} clears the floor {floor:.3f}"
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """How it came about, in words."""
+        return tuple(step if isinstance(step, str) else step() for step in self.words)
 
 
 def is_spent(policy: Policy, spent: Spent) -> bool:
@@ -206,7 +106,10 @@ def refuses(policy: Policy, spent: Spent) -> bool:
 
 def decide(facts: Facts, snapshot: Snapshot, now: datetime, spent: Spent = nothing_spent) -> Decision:
     """Chooses a directive; anything unknown, stale or closed leads to L0."""
-    steps: list[str] = []
+    steps: list[str | Words] = []
+    told = facts.task_likelihood is not None
+    if told:
+        steps.append(f"task '{facts.task}' told from the text (likelihood {facts.task_likelihood:.2f})")
 
     def served(
         directive: Directive,
@@ -219,13 +122,26 @@ def decide(facts: Facts, snapshot: Snapshot, now: datetime, spent: Spent = nothi
         refused: bool = False,
     ) -> Decision:
         steps.append(explanation)
-        return Decision(directive, reason, explanation, policy, planned, bound, floor, eligible, refused, tuple(steps))
+        return Decision(
+            directive,
+            reason,
+            explanation,
+            policy,
+            planned,
+            bound,
+            floor,
+            eligible,
+            refused,
+            facts.task,
+            told,
+            tuple(steps),
+        )
 
     floor: float | None = None
     policy = match(snapshot.policies, facts.tenant, facts.task)
     if policy is None:
         return served(L0, Reason.NO_POLICY, f"no policy for tenant '{facts.tenant}' and task '{facts.task}'")
-    steps.append(f"policy {policy.name}, revision {policy.revision}, mode {policy.mode.value}")
+    steps.append(lambda: f"policy {policy.name}, revision {policy.revision}, mode {policy.mode.value}")
     if policy.mode is Mode.OFF:
         return served(L0, Reason.MODE_OFF, f"policy {policy.name} is off")
     tighten = False
@@ -254,8 +170,8 @@ def decide(facts: Facts, snapshot: Snapshot, now: datetime, spent: Spent = nothi
     bounds: dict[str, float] = {}
     for name in policy.directives:
         cell = Cell(facts.model, facts.task, name, facts.tenant)
-        bound, why = open_bound(snapshot, policy, cell, floor, now)
-        steps.append(why)
+        bound, words = open_bound(snapshot, policy, cell, floor, now)
+        steps.append(words)
         if bound is not None:
             bounds[name] = bound_value(bound, policy)
     if not bounds:
@@ -279,9 +195,9 @@ def decide(facts: Facts, snapshot: Snapshot, now: datetime, spent: Spent = nothi
         return served(L0, Reason.NONE_OPEN, "what the plan uses has closed, and it does not use what is open yet")
     in_force.append(("L0", 1.0 - sum(share for _, share in in_force)))
     name = pick(in_force, uniform("level", policy.name, facts.key))
-    steps.append("plan: " + ", ".join(f"{name} {share:.0%}" for name, share in in_force if share > 0))
-    if policy.latency is not None:
-        steps.append(_latency_words(policy.latency, entry))
+    steps.append(lambda: "plan: " + ", ".join(f"{name} {share:.0%}" for name, share in in_force if share > 0))
+    if (latency := policy.latency) is not None:
+        steps.append(lambda: _latency_words(latency, entry))
     bound_of_choice = bounds.get(name)
     if policy.mode is Mode.SHADOW:
         return served(L0, Reason.SHADOW, _shadow(policy, name), planned=name)

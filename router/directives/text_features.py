@@ -29,6 +29,7 @@ _READ_CHARACTERS: Final = 600
 """From the beginning and from the end: what is asked for stands there, and the work is bounded."""
 _TOKEN: Final = re.compile(r"[^\W\d_]+|[0-9]+|[^\w\s]")
 _NAME, _NUMBER = zlib.crc32(b"a name"), zlib.crc32(b"a number")
+_DIGITS: Final = re.compile(r"\d+")
 _OPTION: Final = re.compile(r"^[ \t]*\(?[A-D][).:]", re.MULTILINE)
 
 
@@ -37,7 +38,7 @@ class TextFeatures:
     """Of one prompt.
 
     Attributes:
-        buckets: Distinct, [words].
+        buckets: Distinct, ascending, [words].
         surface: [len(SURFACE)].
     """
 
@@ -50,32 +51,31 @@ def features_of(text: str) -> TextFeatures:
     read = text if len(text) <= 2 * _READ_CHARACTERS else f"{text[:_READ_CHARACTERS]}\n{text[-_READ_CHARACTERS:]}"
     tokens = _TOKEN.findall(read)
     # Python's own hash differs from process to process, and weights outlive one.
-    crc, mask = zlib.crc32, BUCKETS - 1
-    before, shape_before = crc(b"^"), crc(b"shape")
-    found = set()
+    crc = zlib.crc32
+    words, shapes = [crc(b"^")], [crc(b"shape")]
     for token in tokens:
         lower = token.lower()
         word = crc(lower.encode())
+        words.append(word)
         # Names and numbers, whichever they are: a question about somebody is of another kind than one about things.
-        shape = _NUMBER if token.isdigit() else word if token == lower else _NAME
-        found.add(word & mask)
-        found.add((word ^ before * 31) & mask)
-        found.add((shape ^ shape_before * 37) & mask)
-        before, shape_before = word, shape
+        shapes.append(_NUMBER if token.isdigit() else word if token == lower else _NAME)
+    word_of, shape_of = np.array(words), np.array(shapes)
+    pairs = word_of[1:] ^ word_of[:-1] * 31, shape_of[1:] ^ shape_of[:-1] * 37
+    buckets = np.unique(np.concatenate([word_of[1:], *pairs]) & (BUCKETS - 1))
     lines = text.count("\n") + 1
     surface = np.array(
         [
             math.log1p(len(text)),
             math.log1p(len(tokens)),
             math.log1p(len(tokens) / lines),
-            math.log1p(sum(map(str.isdigit, read))),
+            math.log1p(sum(map(len, _DIGITS.findall(read)))),
             math.log1p(read.count(",")),
             float(text.rstrip().endswith("?")),
             float(text[:1].islower()),
             math.log1p(len(_OPTION.findall(read))),
         ]
     )
-    return TextFeatures(np.fromiter(found, np.int64, len(found)), surface)
+    return TextFeatures(buckets, surface)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

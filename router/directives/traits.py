@@ -26,10 +26,10 @@ def traits_of(turns: Sequence[Turn], declared: Collection[Trait] = (), opt_out: 
         opt_out: The same as Trait.OPT_OUT among the declared.
     """
     found = {*declared, Trait.OPT_OUT} if opt_out else set(declared)
+    last = {turn.role: turn.content for turn in turns}
     for role in ("user", "system"):
-        last = next((turn.content for turn in reversed(turns) if turn.role == role), "")
-        if last:
-            found |= _shown(last)
+        if text := last.get(role):
+            found |= _shown(text)
     return frozenset(found)
 
 
@@ -39,7 +39,9 @@ def _shown(text: str) -> set[Trait]:
     # What is written down is there already, nothing is made.
     text = text.lower().replace("write down", "note")
     tokens: list[str] = _TOKEN.findall(text)
-    present = {_ANY_NUMBER, *tokens}
+    present = set(tokens)
+    if any(map(str.isdigit, present)):
+        present.add(_ANY_NUMBER)
     found = {_ALONE[word] for word in _ALONE.keys() & present}
     for word in _RULES.keys() & present:
         for trait, before in _RULES[word]:

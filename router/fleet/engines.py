@@ -102,7 +102,7 @@ class Engine:
 
     def serves(self, model: str) -> bool:
         """Whether it serves a model, given by name, by "name@digest", or as empty for any."""
-        return self.info is not None and model in ("", self.info.model, self.identity)
+        return self.info is not None and (not model or model in (self.info.model, self.identity))
 
     def candidate(self) -> Candidate:
         load = self.load or control_pb2.Load()
@@ -272,9 +272,9 @@ class Engines:
 
     def identity(self, model: str) -> str:
         """ "name@digest" of what would serve the model, last known where it is away; empty where nothing is known."""
-        engine = self.choose(model)
-        known = (member.identity for member in self._members.values() if member.serves(model))
-        return engine.identity if engine else next(known, "")
+        known = list(dict.fromkeys(member.identity for member in self._members.values() if member.serves(model)))
+        engine = self.choose(model) if len(known) > 1 else None
+        return engine.identity if engine else next(iter(known), "")
 
     def price(self, identity: str) -> Price | None:
         """Of a model's requests at present, "name@digest"; None where no engine that serves it is calibrated.

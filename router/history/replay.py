@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from common.quality.bound import Cell, QualityBound
-from router.directives.decide import Snapshot
+from router.directives.bounds import Snapshot
 from router.directives.levels import L0, Directive
 from router.directives.policy import Mode, Policy
 from router.history.records import BEGINNING, Cursor, Known, Records, merged

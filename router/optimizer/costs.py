@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 from common.quality.bound import Cell
 from router.directives.levels import L0, PRIOR_RELATIVE_CARBON
@@ -54,14 +56,20 @@ class Observed:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(NamedTuple):
     """What one request is expected to cost. The energy is modelled, however that of the requests behind it is known."""
 
     energy_joules: float
     busy_seconds: float
-    priced_by: str = ""
-    """What the energy rests on, in words."""
+    words: Callable[[], str] = str
+
+    @property
+    def priced_by(self) -> str:
+        """What the energy rests on, in words; made where they are asked for, as a plan takes thousands of costs."""
+        return self.words()
+
+
+_NOTHING = Observed()
 
 
 class CostBook:
@@ -82,7 +90,8 @@ class CostBook:
         observed: Mapping[Cell, Observed] | None = None,
         price_of: Callable[[str], Price | None] = lambda _model: None,
     ) -> None:
-        self._observed = OrderedDict(observed or {})
+        # Not by cells: these take longer to make and to find than all else of a cost.
+        self._observed = OrderedDict((_key(cell), known) for cell, known in (observed or {}).items())
         self._price_of = price_of
 
     def observe(
@@ -90,13 +99,14 @@ class CostBook:
     ) -> None:
         """Takes a request in. None, and 0 busy seconds, stand for what is not known of it."""
         # Never taken out in between: plans are made in a thread of their own, which would miss it.
-        self._observed[cell] = self._observed.get(cell, Observed()).with_(lengths, energy_joules, busy_seconds)
-        self._observed.move_to_end(cell)
+        key = _key(cell)
+        self._observed[key] = self._observed.get(key, _NOTHING).with_(lengths, energy_joules, busy_seconds)
+        self._observed.move_to_end(key)
         if len(self._observed) > MAX_CELLS:
             self._observed.popitem(last=False)
 
     def observed(self, cell: Cell) -> Observed | None:
-        return self._observed.get(cell)
+        return self._observed.get(_key(cell))
 
     def predicted(self, model: str, task: str, directives: Iterable[str]) -> dict[str, Cost]:
         """By directive, all by one price; without those of which neither the cell nor L0's tells anything.
@@ -109,25 +119,36 @@ class CostBook:
         prior is that share of L0's energy.
         """
         price = self._price_of(model)
-        base = self._observed.get(Cell(model, task, L0.name))
+        base = self._observed.get((model, task, L0.name))
         if base is not None and base.lengths is None:
             # Priced directives beside an L0 of observed joules would not be comparable.
             price = None
+        base = base or _NOTHING
+        l0 = _energy(base, price)
         costs = {}
         for name in directives:
-            own = base if name == L0.name else self._observed.get(Cell(model, task, name))
-            cost = _predict(name, own or Observed(), base if name != L0.name else None, price)
-            if cost is not None:
-                costs[name] = cost
+            if name == L0.name:
+                own, mean = base, l0
+            else:
+                own = self._observed.get((model, task, name), _NOTHING)
+                mean = _energy(own, price)
+            if l0.requests and name != L0.name:
+                costs[name] = _drawn_to_l0(name, own, mean, base, l0, price)
+            elif mean.requests:
+                costs[name] = _alone(own, mean, price)
         return costs
 
 
-def _predict(name: str, own: Observed, base: Observed | None, price: Price | None) -> Cost | None:
-    """Of a directive whose own means are drawn to those of L0, `base`; where that is None they stand for themselves."""
-    mean = _energy(own, price)
-    l0 = Mean() if base is None else _energy(base, price)
-    if base is None or not l0.requests:
-        return Cost(mean.value, own.busy_seconds.value, _words(own, mean, price)) if mean.requests else None
+def _key(cell: Cell) -> tuple[str, str, str]:
+    return cell.model, cell.task, cell.directive
+
+
+def _alone(own: Observed, mean: Mean, price: Price | None) -> Cost:
+    return Cost(mean.value, own.busy_seconds.value, partial(_words, own, mean, price))
+
+
+def _drawn_to_l0(name: str, own: Observed, mean: Mean, base: Observed, l0: Mean, price: Price | None) -> Cost:
+    """Of a directive with a mean energy, where L0, `base`, has one."""
     prior = PRIOR_RELATIVE_CARBON.get(name, UNKNOWN_DIRECTIVE_PRIOR)
     share = prior
     if price is not None and base.lengths is not None and l0.value > 0:
@@ -136,11 +157,8 @@ def _predict(name: str, own: Observed, base: Observed | None, price: Price | Non
     busy_seconds = own.busy_seconds.value
     if base.busy_seconds.requests:
         busy_seconds = _drawn(own.busy_seconds, share * base.busy_seconds.value)
-    return Cost(
-        _drawn(mean, share * l0.value),
-        busy_seconds,
-        _drawn_words(own, mean, base, l0, prior, price),
-    )
+    words = partial(_drawn_words, own, mean, base, l0, prior, price)
+    return Cost(_drawn(mean, share * l0.value), busy_seconds, words)
 
 
 def _energy(observed: Observed, price: Price | None) -> Mean:

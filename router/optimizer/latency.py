@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -22,15 +23,18 @@ _BINS: Final = math.ceil(_BINS_PER_DOUBLING * math.log2(LONGEST_SECONDS / SHORTE
 class _Histogram:
     """Weights of answer times, the older ones forgotten exponentially."""
 
-    __slots__ = ("requests", "weights")
+    __slots__ = ("requests", "total", "weights")
 
     def __init__(self) -> None:
         self.weights: npt.NDArray[np.float64] = np.zeros(_BINS)  # [bins]
+        self.total = 0.0  # of the weights: a sum over the bins would be most of what a plan takes
         self.requests = 0
 
     def add(self, seconds: float) -> None:
         self.requests += 1
-        self.weights *= 1.0 - 1.0 / MEMORY_REQUESTS
+        kept = 1.0 - 1.0 / MEMORY_REQUESTS
+        self.weights *= kept
+        self.total = self.total * kept + 1.0
         self.weights[min(max(math.floor(_place(seconds)), 0), _BINS - 1)] += 1.0
 
     def above(self, seconds: float) -> float:
@@ -41,7 +45,7 @@ class _Histogram:
         index = min(math.floor(place), _BINS - 1)
         beyond = self.weights[index + 1 :].sum() + self.weights[index] * max(index + 1 - place, 0.0)
         # Sums of few weights and of all are rounded apart.
-        return min(float(beyond / self.weights.sum()), 1.0)
+        return min(float(beyond) / self.total, 1.0)
 
 
 def _place(seconds: float) -> float:
@@ -63,17 +67,24 @@ class LatencyBook:
             if len(self._histograms) > MAX_CELLS:
                 del self._histograms[next(iter(self._histograms))]
 
-    def late_share(self, cell: Cell, seconds: float) -> float | None:
-        """Share of answers that take longer than `seconds`; None where neither the cell nor L0's was observed.
+    def late_shares(self, model: str, task: str, directives: Iterable[str], seconds: float) -> dict[str, float]:
+        """By directive, share of answers that take longer than `seconds`; without those of which neither the cell nor
+        L0's was observed.
 
         Drawn towards L0's share as if that were PRIOR_REQUESTS more requests: what was never served is taken to be as
         late as L0, and a few early answers promise little.
         """
-        own = self._histograms.get(cell)
-        base = self._histograms.get(Cell(cell.model, cell.task, L0.name))
-        if base is None or own is base:
-            return None if own is None else own.above(seconds)
-        if own is None:
-            return base.above(seconds)
-        weight = own.requests / (own.requests + PRIOR_REQUESTS)
-        return weight * own.above(seconds) + (1.0 - weight) * base.above(seconds)
+        base = self._histograms.get(Cell(model, task, L0.name))
+        l0 = None if base is None else base.above(seconds)
+        shares = {}
+        for name in directives:
+            own = self._histograms.get(Cell(model, task, name)) if name != L0.name else None
+            if own is None:
+                if l0 is not None:
+                    shares[name] = l0
+            elif l0 is None:
+                shares[name] = own.above(seconds)
+            else:
+                weight = own.requests / (own.requests + PRIOR_REQUESTS)
+                shares[name] = weight * own.above(seconds) + (1.0 - weight) * l0
+        return shares

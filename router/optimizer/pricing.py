@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from common.energy.reading import EnergySource
 from common.energy.sweet_spot import SweetSpot
@@ -14,8 +14,7 @@ MAX_COEFFICIENT_JOULES: Final = 1e9
 """More than a device of 10 kW uses in a day: an engine that reports more is wrong, and products stay finite."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lengths:
+class Lengths(NamedTuple):
     """Means, over requests, of the terms in which E(n, m, B) is linear; n input and m output tokens of a request.
 
     E is quadratic, so its mean is not E of the mean lengths: with the means of the squares and of the product it is
@@ -52,11 +51,12 @@ class Lengths:
 
     def answered_with(self, share: float) -> Lengths:
         """As if each of these requests had been answered with `share` of its output tokens."""
-        return replace(
-            self,
-            output_tokens=share * self.output_tokens,
-            output_squared=share**2 * self.output_squared,
-            pairs=share * self.pairs,
+        return Lengths(
+            self.input_tokens,
+            self.input_squared,
+            share * self.output_tokens,
+            share**2 * self.output_squared,
+            share * self.pairs,
         )
 
 
@@ -111,13 +111,13 @@ class Price:
 
     def joules(self, lengths: Lengths) -> float:
         """Mean energy of requests of such lengths."""
-        model = self.model.sweet_spot
-        linear = replace(model, input_squared_joules=0.0, pair_joules=0.0, output_squared_joules=0.0)
-        return (
-            linear.energy_joules(lengths.input_tokens, lengths.output_tokens, self.batch)
-            + model.input_squared_joules * lengths.input_squared
-            + model.pair_joules * lengths.pairs
-            + model.output_squared_joules * lengths.output_squared
+        return self.model.sweet_spot.mean_joules(
+            lengths.input_tokens,
+            lengths.input_squared,
+            lengths.output_tokens,
+            lengths.output_squared,
+            lengths.pairs,
+            self.batch,
         )
 
     def words(self, lengths: Lengths) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
-from common.quality.bound import Cell, QualityBound
-from router.directives.decide import Snapshot, bound_value, open_bound
+from common.quality.bound import Cell
+from router.directives.bounds import Snapshot, bound_value, open_bound
 from router.directives.levels import L0, PRIOR_RELATIVE_CARBON
 from router.directives.policy import Mode, Policy, match
 from router.optimizer.costs import UNKNOWN_DIRECTIVE_PRIOR, Cost, CostBook
@@ -33,23 +33,20 @@ def make_plan(
     """
     entries: dict[tuple[str, str, str], Entry] = {}
     of_tenant: dict[tuple[str, str, str, str], Entry] = {}
-    tenants: defaultdict[tuple[str, str], dict[str, None]] = defaultdict(dict)
-    for cell in snapshot.bounds:
-        if cell.tenant:
-            tenants[cell.model, cell.task][cell.tenant] = None
-    for policy in snapshot.policies:
-        if policy.mode is Mode.OFF:
-            continue
-        for model, task in _judged(snapshot.bounds, policy):
-            carbon = _carbon(policy, model, task, costs, grams)
+    acting = [policy for policy in snapshot.policies if policy.mode is not Mode.OFF]
+    for (model, task), (cells, tenants) in _judged(snapshot.bounds).items():
+        policies = [policy for policy in acting if policy.task in ("", task)]
+        carbon_of = _carbon(policies, model, task, costs, grams)
+        for policy in policies:
+            carbon = {name: carbon_of[name] for name in (L0.name, *policy.directives)}
             late = _late(policy, model, task, latencies) if latencies else None
-            opened = _opened(snapshot, policy, model, task, policy.tenant, now)
+            opened = _opened(snapshot, policy, cells, policy.tenant, now)
             entry = entries[policy.name, model, task] = _entry(policy, opened, carbon, late)
             # What is open clears the floor, by whatever bound: the names alone tell one tenant's entry from another's.
             entry_of = {frozenset(opened): entry}
-            for tenant in () if policy.tenant else tenants[model, task]:
+            for tenant in () if policy.tenant else tenants:
                 if match(snapshot.policies, tenant, task) is policy:
-                    opened = _opened(snapshot, policy, model, task, tenant, now)
+                    opened = _opened(snapshot, policy, cells, tenant, now)
                     if (names := frozenset(opened)) not in entry_of:
                         entry_of[names] = _entry(policy, opened, carbon, late)
                     if entry_of[names] is not entry:
@@ -57,19 +54,35 @@ def make_plan(
     return Plan(entries, now, g_per_kwh, of_tenant)
 
 
-def _judged(bounds: Mapping[Cell, QualityBound], policy: Policy) -> Iterable[tuple[str, str]]:
-    return dict.fromkeys((cell.model, cell.task) for cell in bounds if policy.task in ("", cell.task))
+class _Judged(NamedTuple):
+    """What there are bounds of for a model's task: all tenants' cells, by directive, and tenants with their own."""
+
+    cells: dict[str, Cell]
+    tenants: dict[str, None]
+
+
+def _judged(bounds: Iterable[Cell]) -> Mapping[tuple[str, str], _Judged]:
+    found: dict[tuple[str, str], _Judged] = {}
+    for cell in bounds:
+        judged = found.get((cell.model, cell.task))
+        if judged is None:
+            judged = found[cell.model, cell.task] = _Judged({}, {})
+        if cell.tenant:
+            judged.tenants[cell.tenant] = None
+        else:
+            judged.cells[cell.directive] = cell
+    return found
 
 
 def _carbon(
-    policy: Policy, model: str, task: str, costs: CostBook, grams: Callable[[Cost], float]
+    policies: Sequence[Policy], model: str, task: str, costs: CostBook, grams: Callable[[Cost], float]
 ) -> Mapping[str, float]:
-    """Of a request, by L0 and the policy's directives, open or not."""
-    names = (L0.name, *policy.directives)
+    """Of a request, by L0 and the policies' directives, open or not."""
+    names = dict.fromkeys((L0.name, *(name for policy in policies for name in policy.directives)))
     predicted = costs.predicted(model, task, names)
     # Without L0's cost there is no scale: the published shares order the levels then, all in units of one L0 request.
     if L0.name in predicted:
-        return {name: grams(predicted[name]) for name in names}
+        return {name: grams(cost) for name, cost in predicted.items()}
     return {name: PRIOR_RELATIVE_CARBON.get(name, UNKNOWN_DIRECTIVE_PRIOR) for name in names}
 
 
@@ -78,23 +91,24 @@ def _late(policy: Policy, model: str, task: str, latencies: LatencyBook) -> Mapp
     by."""
     if policy.latency is None:
         return None
-    seconds = policy.latency.seconds
-    shares = {n: latencies.late_share(Cell(model, task, n), seconds) for n in (L0.name, *policy.directives)}
-    known = [share for share in shares.values() if share is not None]
+    names = (L0.name, *policy.directives)
+    known = latencies.late_shares(model, task, names, policy.latency.seconds)
     # Without L0's, what was never served is taken to be as late as the latest.
-    return {n: max(known) if share is None else share for n, share in shares.items()} if known else None
+    return {name: known[name] if name in known else max(known.values()) for name in names} if known else None
 
 
 def _opened(
-    snapshot: Snapshot, policy: Policy, model: str, task: str, tenant: str, now: datetime
+    snapshot: Snapshot, policy: Policy, cells: Mapping[str, Cell], tenant: str, now: datetime
 ) -> Mapping[str, float]:
     """What a bound says that each directive keeps at least, of those that are open for a tenant; for all where it is
-    empty."""
+    empty. None is open without a bound of all tenants, whose are the `cells`, by directive."""
     found = {}
     for name in policy.directives:
-        bound, _ = open_bound(snapshot, policy, Cell(model, task, name, tenant), policy.floor, now)
-        if bound is not None:
-            found[name] = bound_value(bound, policy)
+        if (cell := cells.get(name)) is not None:
+            whose = Cell(cell.model, cell.task, name, tenant) if tenant else cell
+            bound, _ = open_bound(snapshot, policy, whose, policy.floor, now)
+            if bound is not None:
+                found[name] = bound_value(bound, policy)
     return found
 
 

@@ -7,8 +7,8 @@ to look at each, which is exact and, at a task's handful of levels, a hundred ti
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 _SLACK = 1e-9
 """By how much a least value that was found may be missed when it is made a constraint."""
@@ -20,8 +20,7 @@ Mix = tuple[tuple[int, float], ...]
 """(place of the candidate, its share)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A level that may be served: its carbon a request and the quality that it surely keeps (L0 keeps all)."""
 
     directive: str
@@ -50,17 +49,14 @@ def solve(
     Raises:
         ValueError: No mix reaches the floor.
     """
-    best = max(candidate.quality for candidate in candidates)
-    if best < floor:
+    names, grams, quality, late = zip(*candidates, strict=True)
+    if (best := max(quality)) < floor:
         raise ValueError(f"floor {floor} cannot be reached: the best level keeps {best}")
-    grams = [candidate.grams for candidate in candidates]
-    quality = [candidate.quality for candidate in candidates]
-    late = [candidate.late for candidate in candidates]
     mix = _least(grams, _keeping(quality, floor))
     if most_late is not None and _mean(late, mix) > most_late:
         earliest = _mean(late, _least(late, _keeping(quality, floor)))
         mix = _least(grams, _keeping_in_time(quality, floor, late, max(most_late, earliest + _SLACK)))
-    return tuple((candidates[place].directive, share) for place, share in sorted(mix) if share > _LEAST_SHARE)
+    return tuple([(names[place], share) for place, share in sorted(mix) if share > _LEAST_SHARE])
 
 
 def _least(cost: Sequence[float], mixes: Iterator[Mix]) -> Mix:
@@ -68,7 +64,10 @@ def _least(cost: Sequence[float], mixes: Iterator[Mix]) -> Mix:
 
 
 def _mean(values: Sequence[float], mix: Mix) -> float:
-    return sum(share * values[place] for place, share in mix)
+    mean = 0.0
+    for place, share in mix:
+        mean += share * values[place]
+    return mean
 
 
 def _keeping(quality: Sequence[float], floor: float) -> Iterator[Mix]:

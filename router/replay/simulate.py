@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from router.directives.decide import Snapshot
+from router.directives.bounds import Snapshot
 from router.directives.policy import Policy
 from router.optimizer.costs import Cost, CostBook
 from router.optimizer.latency import LatencyBook

@@ -9,7 +9,8 @@ from datetime import date, datetime
 
 from common.quality.bound import Cell
 from common.quality.interval import Interval
-from router.directives.decide import Decision, Facts, Reason, Snapshot, decide
+from router.directives.bounds import Snapshot
+from router.directives.decide import Decision, Facts, Reason, decide
 from router.directives.policy import Mode, Policy, Trait, WhenSpent, match
 from router.optimizer.costs import CostBook
 from router.replay.estimate import MIN_REQUESTS, Exchange, Served, ratio, simulated_grams

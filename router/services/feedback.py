@@ -17,7 +17,7 @@ from common.errors import aborted, failed_precondition, not_found
 from common.grpc_server import Context
 from common.quality.bound import Cell
 from router import convert, pagination, policy_messages, quality_messages
-from router.directives.decide import Snapshot
+from router.directives.bounds import Snapshot
 from router.directives.levels import L0
 from router.directives.policy import Policy, counting_grader, deciding
 from router.feedback_limits import check_draw, check_report

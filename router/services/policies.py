@@ -23,9 +23,12 @@ from common.grpc_server import Context
 from router import convert, limits, pagination, policy_messages
 from router.apply import Change, check_names, work_out, write
 from router.conflicts import find_conflicts
-from router.directives.decide import Snapshot, Spent, nothing_spent
+from router.directives.bounds import Snapshot
+from router.directives.compile import Turn
+from router.directives.decide import Spent, nothing_spent
 from router.directives.levels import L0, Directive
 from router.directives.policy import Policy
+from router.directives.tell import Told
 from router.explain import explain
 from router.field_mask import merge
 from router.fleet.view import EngineView
@@ -53,6 +56,7 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
         identity: "name@digest" of what serves a model (empty: the default); empty where no engine serves it.
         engines: The engines as this router sees them now.
         spent: What each policy's requests have emitted today.
+        tell: The task of a request that names none.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
         simulator: Simulator,
         request_limits: RequestLimits,
         spent: Spent = nothing_spent,
+        tell: Callable[[Sequence[Turn]], Told | None] = lambda turns: None,
     ) -> None:
         self._database = database
         self._keeper = keeper
@@ -77,6 +82,7 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
         self._engines = engines
         self._request_limits = request_limits
         self._spent = spent
+        self._tell = tell
         self._simulator = simulator
 
     async def CreatePolicy(self, request: pb.CreatePolicyRequest, context: Context) -> pb.Policy:
@@ -182,7 +188,9 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
         caller = current_request()
         tenant = asked.tenant or (caller.principal.tenant if caller else "")
         now = self._clock.now()
-        return explain(asked, tenant, model, self._keeper.snapshot, self._costs, self._grams, now, self._spent)
+        return explain(
+            asked, tenant, model, self._keeper.snapshot, self._costs, self._grams, now, self._spent, self._tell
+        )
 
     async def Simulate(self, request: pb.SimulateRequest, context: Context) -> pb.SimulateResponse:
         now = self._clock.now()

@@ -344,3 +344,24 @@ seals = Table(
     Column("key", Text, nullable=False),
 )
 """One row: the key by which every router knows the decisions that another one sealed."""
+
+task_revisions = Table(
+    "task_revisions",
+    metadata,
+    Column("revision", Integer, primary_key=True, autoincrement=False),
+    # How many there were; 0: they were forgotten.
+    Column("examples", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("updated_by", Text, nullable=False),
+)
+"""Who labelled prompts when and why: every revision stays, the newest is in force."""
+
+task_examples = Table(
+    "task_examples",
+    metadata,
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("task", Text, nullable=False),
+    Column("text", Text, nullable=False),
+)
+"""The labelled prompts of the newest revision. Those of older ones are gone, as they are what somebody said."""

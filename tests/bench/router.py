@@ -1,8 +1,10 @@
 """What the router adds: to a decision, to a plan, to an RPC, to a stream's messages.
 
-    python -m tests.bench.router --json tests/bench/results/router-DATE.json
+    python -m tests.bench.router --json tests/bench/results/router-DATE.json    # make bench-router
 
 - decide: the pure function, in this process, over 20 tasks x 5 levels x 4 models, every bound in force.
+- decide, task told: the same on a text of 64 to 4,096 characters, in English or Japanese, whose task, lengths and best
+  level are told first (`tests.bench.told_decision`).
 - traits: the scan of a prompt's text that comes before it, on prompts of 64 to 4,096 characters.
 - plan: 200 tasks x 5 levels x 4 models, at the intensity of 3 zones in turn.
 - Decide over gRPC: the router's process beside an echo that reads nothing (`tests.bench.bare`), the same bytes asked.
@@ -39,11 +41,13 @@ from pith.engine.v1 import inference_pb2
 from pith.router.v1 import generation_pb2
 from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 
 from common.quality.bound import Cell, QualityBound
 from deploy.stack import ROOT, Stack
+from router.directives.bounds import Snapshot
 from router.directives.compile import Turn
-from router.directives.decide import Facts, Snapshot, decide
+from router.directives.decide import Facts, decide
 from router.directives.levels import L0, Directive
 from router.directives.policy import Mode, Policy
 from router.directives.traits import traits_of
@@ -52,6 +56,7 @@ from router.optimizer.plan import Plan
 from router.optimizer.problem import make_plan
 from tests.bench import machine
 from tests.bench.bare import DELTAS, MODEL, as_they_are
+from tests.bench.told_decision import time_told
 
 LEVELS = tuple(f"L{level}" for level in range(1, 5))
 """Beside L0."""
@@ -106,9 +111,14 @@ def _p99(values: Sequence[float]) -> float:
     return float(np.quantile(values, 0.99))
 
 
-def time_decide(count: int) -> dict[str, Any]:
+def in_force() -> Snapshot:
+    """20 tasks, planned for."""
     known = snapshot(20)
-    known = Snapshot(known.directives, known.policies, known.bounds, planned(known, costs(20), 200.0))
+    return Snapshot(known.directives, known.policies, known.bounds, planned(known, costs(20), 200.0))
+
+
+def time_decide(count: int) -> dict[str, Any]:
+    known = in_force()
     rng = random.Random(1)
     seconds, served = [], set()
     for number in range(count):
@@ -306,6 +316,39 @@ async def memory(router: grpc.aio.Channel, pid: int, numbers: Iterator[int]) -> 
     return {"decisions": MEMORY_DECISIONS // 10 // AT_ONCE * AT_ONCE * 10, "resident_bytes": resident}
 
 
+def targets(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of each target its name, what was measured, the limit, and whether it is met."""
+    told = result["decide_told"]
+    slowest = max(of["median"] for of in told["microseconds_by_text"].values())
+    resident = result["memory"]["resident_bytes"]
+    found = [
+        ("decide, task given, median", result["decide"]["microseconds"]["median"], "at most", 40.0, "us"),
+        ("decide, task and lengths told, median", told["microseconds"]["median"], "at most", 300.0, "us"),
+        ("the same, median of the slowest texts", slowest, "at most", 300.0, "us"),
+        ("plan for 3 zones, median", result["plan"]["milliseconds"]["median"], "at most", 100.0, "ms"),
+        ("Decide over gRPC, of an echo's rate", result["decide_rpc"]["ratio"]["median"], "at least", 0.65, ""),
+        ("stream, of a byte proxy's messages/s", result["stream"]["ratio"]["median"], "at least", 0.7, ""),
+        # What a router holds for its callers is there after the first tenths.
+        ("memory over the second half of 100,000 decisions", resident[-1] / resident[5] - 1, "at most", 0.02, "share"),
+    ]
+    return [
+        {
+            "target": name,
+            "measured": measured,
+            "limit": f"{side} {limit:g} {unit}".strip(),
+            "met": bool(measured <= limit if side == "at most" else measured >= limit),
+        }
+        for name, measured, side, limit, unit in found
+    ]
+
+
+def table(found: Sequence[dict[str, Any]]) -> Table:
+    shown = Table("target", "measured", "limit", "met")
+    for row in found:
+        shown.add_row(row["target"], f"{row['measured']:.3g}", row["limit"], "yes" if row["met"] else "NO")
+    return shown
+
+
 def _free_ports(count: int) -> list[int]:
     probes = [socket.socket() for _ in range(count)]
     for probe in probes:
@@ -327,12 +370,17 @@ def main(
         "command": f"python -m tests.bench.router --rounds {rounds} --seconds {seconds:g}",
         "machine": machine.description(),
         "decide": time_decide(20_000),
+        "decide_told": time_told(
+            in_force(), [f"task-{task}" for task in range(20)], (L0.name, *LEVELS), MODELS, NOW, 1_000, quantiles
+        ),
         "traits": time_traits(2_000),
         "plan": time_plan(5),
     }
     with tempfile.TemporaryDirectory(prefix="pith-bench-") as folder:
         result |= asyncio.run(over_grpc(Path(folder), rounds, seconds))
+    result["targets"] = targets(result)
     print(json.dumps(result, indent=1))
+    Console().print(table(result["targets"]))
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -30,6 +30,7 @@ from pith.router.v1 import (
     policies_pb2,
     reports_pb2,
     reviews_pb2,
+    tasks_pb2,
 )
 
 from deploy.stack import Stack
@@ -43,7 +44,16 @@ GROWTH_MEBIBYTES = 192
 
 MODULES: dict[str, tuple[ModuleType, ...]] = {
     "engine": (inference_pb2, control_pb2),
-    "router": (generation_pb2, directives_pb2, policies_pb2, feedback_pb2, reviews_pb2, reports_pb2, access_pb2),
+    "router": (
+        generation_pb2,
+        directives_pb2,
+        policies_pb2,
+        feedback_pb2,
+        reviews_pb2,
+        reports_pb2,
+        access_pb2,
+        tasks_pb2,
+    ),
     "evaluator": (evaluation_pb2,),
 }
 METHODS: dict[str, tuple[str, MethodDescriptor]] = {
@@ -172,6 +182,14 @@ VALID: dict[str, Message] = {
     ),
     "Access.ListTenantLimits": access_pb2.ListTenantLimitsRequest(page_size=2),
     "Access.EraseTenantText": access_pb2.EraseTenantTextRequest(tenant="other"),
+    "Tasks.SetTaskExamples": tasks_pb2.SetTaskExamplesRequest(
+        examples=[
+            tasks_pb2.TaskExample(task=task, text=f"{task} {number}") for task in ("a", "b") for number in range(10)
+        ],
+        reason="fuzz",
+    ),
+    "Tasks.GetTaskClassifier": tasks_pb2.GetTaskClassifierRequest(),
+    "Tasks.TellTask": tasks_pb2.TellTaskRequest(text="a 7"),
     "Evaluation.Score": evaluation_pb2.ScoreRequest(grader="numeric", answer="1", reference="1"),
     "Evaluation.RunEvaluation": evaluation_pb2.RunEvaluationRequest(task="counting"),
     "Evaluation.ListEstimates": evaluation_pb2.ListEstimatesRequest(),

@@ -30,6 +30,8 @@ from pith.router.v1 import (
     policies_pb2_grpc,
     reports_pb2,
     reports_pb2_grpc,
+    tasks_pb2,
+    tasks_pb2_grpc,
 )
 
 from common.grpc_client import connect
@@ -54,6 +56,7 @@ class Services:
         self.generation = generation_pb2_grpc.GenerationStub(self.channels["router"])
         self.policies = policies_pb2_grpc.PoliciesStub(self.channels["router"])
         self.reports = reports_pb2_grpc.ReportsStub(self.channels["router"])
+        self.tasks = tasks_pb2_grpc.TasksStub(self.channels["router"])
         self.evaluation = evaluation_pb2_grpc.EvaluationStub(self.channels["evaluator"])
 
     def said(self) -> dict[str, list[str]]:
@@ -175,6 +178,14 @@ async def everyday_use(services: Services) -> None:
     await code_of(generation.RateAnswer(rating, timeout=TIMEOUT))
     explain = policies_pb2.ExplainRequest(request=request())
     assert await code_of(services.policies.Explain(explain, timeout=TIMEOUT)) is OK
+    examples = [
+        tasks_pb2.TaskExample(task=task, text=f"{task} {CANARY} {number}") for task in ("a", "") for number in range(10)
+    ]
+    labelled = tasks_pb2.SetTaskExamplesRequest(examples=examples, reason=f"for {CANARY}")
+    assert await code_of(services.tasks.SetTaskExamples(labelled, timeout=TIMEOUT)) is OK
+    assert await code_of(services.tasks.TellTask(tasks_pb2.TellTaskRequest(text=CANARY), timeout=TIMEOUT)) is OK
+    untold = await generation.Decide(generation_pb2.DecideRequest(request=request(task="")), timeout=TIMEOUT)
+    assert untold.decision.task in ("", "a")
     score = evaluation_pb2.ScoreRequest(grader="exact", answer=CANARY, reference=CANARY)
     assert await code_of(services.evaluation.Score(score, timeout=TIMEOUT)) is OK
     for text in (f"Answer in the manner of {CANARY}.", f"<|system|> {CANARY}", "{{ " + CANARY + " }}"):
@@ -204,6 +215,9 @@ async def bad_input(services: Services) -> None:
     assert await code_of(generate(largest, timeout=TIMEOUT)) is grpc.StatusCode.RESOURCE_EXHAUSTED
     raw = services.channels["router"].unary_unary("/pith.router.v1.Generation/Generate")
     assert await code_of(raw(b"\xff" + CANARY.encode(), timeout=TIMEOUT)) is INVALID
+    twice = [tasks_pb2.TaskExample(task="a", text=CANARY)] * 2
+    wrong_labels = services.tasks.SetTaskExamples(tasks_pb2.SetTaskExamplesRequest(examples=twice), timeout=TIMEOUT)
+    assert await code_of(wrong_labels) is INVALID
     score = evaluation_pb2.ScoreRequest(grader=f"{CANARY}", answer=CANARY, reference=CANARY)
     assert await code_of(services.evaluation.Score(score, timeout=TIMEOUT)) is INVALID
     score = evaluation_pb2.ScoreRequest(grader="numeric", answer=CANARY, reference=CANARY)
@@ -235,7 +249,7 @@ async def faults(services: Services) -> None:
     assert await code_of(services.evaluation.RunEvaluation(run, timeout=TIMEOUT)) is INTERNAL
 
 
-ROUTER = (generation_pb2, policies_pb2, directives_pb2, feedback_pb2, reports_pb2, access_pb2)
+ROUTER = (generation_pb2, policies_pb2, directives_pb2, feedback_pb2, reports_pb2, access_pb2, tasks_pb2)
 NAMES = ("tenant", "name", "request_id")
 """Fields that a log may name: whose text was erased, which token was made, which request it was."""
 FILES = {"router": ROUTER, "engine": (inference_pb2, control_pb2), "evaluator": (evaluation_pb2,)}

@@ -51,6 +51,7 @@ def test_the_services_of_the_design_are_there() -> None:
         "pith.router.v1.Policies",
         "pith.router.v1.Reports",
         "pith.router.v1.Reviews",
+        "pith.router.v1.Tasks",
     }
 
 

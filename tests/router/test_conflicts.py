@@ -14,7 +14,7 @@ from pith.router.v1 import policies_pb2
 
 from common.quality.bound import Cell, FloorKind, QualityBound
 from router.conflicts import Finding, Severity, find_conflicts
-from router.directives.decide import Snapshot
+from router.directives.bounds import Snapshot
 from router.directives.levels import L0, SEEDED, Directive, Placement
 from router.directives.policy import CarbonBudget, LatencyObjective, Mode, Policy, WhenSpent, match
 from router.fleet.view import EngineState, EngineView

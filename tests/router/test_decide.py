@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from common.quality.bound import BoundMethod, Cell, FloorKind, QualityBound
 from router.directives.assign import uniform
-from router.directives.decide import Facts, Reason, Snapshot, Spent, decide, refuses
+from router.directives.bounds import Snapshot
+from router.directives.decide import Facts, Reason, Spent, decide, refuses
 from router.directives.levels import L0, SEEDED
 from router.directives.policy import CarbonBudget, LatencyObjective, Mode, Policy, Trait, WhenSpent
 from router.optimizer.plan import Entry, Plan
@@ -172,6 +173,16 @@ STRICT = replace(POLICY, carbon_budget=CarbonBudget(5.0, WhenSpent.REFUSE))
 
 def spends(grams: float) -> Spent:
     return {"p": grams}.__getitem__
+
+
+def test_the_steps_tell_of_the_decision_however_late_they_are_read() -> None:
+    spent = {"p": 4.999}
+    held = snapshot(bound("L1"), bound("L2", 0.5), policies=(TIGHT,))
+    decision = decide(FACTS, held, NOW, spent.__getitem__)
+    spent["p"] = 9.0
+    at_once = decide(FACTS, held, NOW, spends(4.999)).steps
+    assert decision.steps == decision.steps == at_once
+    assert [step[:9] for step in at_once if step[0] == "L"] == ["L1: open,", "L2: close", "L1: least"]
 
 
 def test_until_the_budget_is_spent_it_changes_nothing() -> None:

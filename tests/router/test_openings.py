@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.quality.bound import Cell, QualityBound
-from router.directives.decide import Facts, Snapshot, decide
+from router.directives.bounds import Snapshot
+from router.directives.decide import Facts, decide
 from router.directives.levels import L0, SEEDED
 from router.directives.policy import Mode, Policy
 from router.openings import allowing, is_open, opening, opens

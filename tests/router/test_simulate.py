@@ -19,7 +19,8 @@ from common.clock import ManualClock
 from common.energy.reading import Energy, EnergySource
 from common.quality.bound import Cell, QualityBound
 from router.convert import timestamp
-from router.directives.decide import Facts, Reason, Snapshot, decide
+from router.directives.bounds import Snapshot
+from router.directives.decide import Facts, Reason, decide
 from router.directives.levels import L0, SEEDED
 from router.directives.policy import Mode, Policy
 from router.ledger import LedgerEntry

@@ -20,6 +20,7 @@ from tests.router.cli import (
     cases_of_quality,
     cases_of_replay,
     cases_of_reviews,
+    cases_of_tasks,
 )
 from tests.router.cli.bench import CASES, Bench
 from tests.router.cli.conftest import Pithctl, Result
@@ -36,6 +37,7 @@ MODULES = (
     cases_of_quality,
     cases_of_replay,
     cases_of_reviews,
+    cases_of_tasks,
 )
 """Where the cases are; importing them has put them in CASES."""
 

@@ -17,7 +17,7 @@ from tests.router.cli.fake_services import FakeServices
 
 COMMANDS = (
     *("policy", "directive", "export", "apply", "diagnose", "replay", "simulate", "explain", "report"),
-    *("carbon", "quality", "evaluate", "status", "top", "engines", "chat", "energy", "token", "tenant"),
+    *("carbon", "quality", "evaluate", "status", "top", "engines", "chat", "energy", "token", "tenant", "task"),
 )
 LONG_TEXT = " ".join(f"word{index}" for index in range(120))
 

@@ -1,5 +1,6 @@
 """The task from the text."""
 
+import warnings
 import zlib
 
 import numpy as np
@@ -51,6 +52,21 @@ def test_confusion_is_of_prompts_left_out() -> None:
     assert confusion[0, 0] < 0.9
     assert confusion[:, 2].tolist() == [0.0, 0.0]
     assert confused.confusion(np.array([0.0, 0.0]))[:, 2] == pytest.approx([1.0, 1.0])
+
+
+def test_one_prompt_unlike_all_others_is_learnt_from_without_a_warning() -> None:
+    texts = ["x" * 20_000, "y", "z", "q", "w", "e 1", "r 2", "t 3", "u 4", "i 5"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        classifier = train_on_texts(texts, ["a", "b"] * 5)
+    assert classifier.likelihoods_of("y").sum() == pytest.approx(1.0)
+
+
+def test_likelihoods_of_one_prompt_are_those_of_a_table() -> None:
+    classifier = train_on_texts(SUMS + POEMS + LETTERS, ["sums"] * 40 + ["poems"] * 9 + ["letters"] * 6)
+    texts = [*SUMS[:3], *POEMS, "", "Ann, write in may?"]
+    table = classifier.likelihoods(table_of([features_of(text) for text in texts]))
+    assert np.array([classifier.likelihoods_of(text) for text in texts]) == pytest.approx(table)
 
 
 def test_labels_must_be_of_tasks() -> None:

@@ -80,6 +80,15 @@ async def test_a_model_is_known_by_name_by_identity_or_as_any(fleet: Fleet) -> N
     assert engines.identity("unknown") == ""
 
 
+async def test_of_several_models_the_identity_is_that_of_the_engine_that_would_be_asked(fleet: Fleet) -> None:
+    busy = FakeEngine()
+    engines = await fleet.start(busy, FakeEngine(model="large", digest="f" * 64))
+    assert engines.identity("") == IDENTITY
+    await busy.report(running=4, waiting=1)
+    await fleet.until(lambda: [view.load.running for view in engines.views() if view.load] == [4, 0])
+    assert engines.identity("") == "large@ffffffffffff"
+
+
 async def test_a_draining_engine_gets_nothing(fleet: Fleet) -> None:
     fake = FakeEngine()
     engines = await fleet.start(fake)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.quality.bound import Cell, QualityBound
-from router.directives.decide import Snapshot
+from router.directives.bounds import Snapshot
 from router.directives.levels import L0
 from router.directives.policy import Mode, Policy
 from router.history.replay import Question

@@ -10,7 +10,7 @@ import pytest
 from common.energy.reading import EnergySource
 from common.energy.sweet_spot import SweetSpot
 from common.quality.bound import Cell, QualityBound
-from router.directives.decide import Snapshot
+from router.directives.bounds import Snapshot
 from router.directives.levels import L0, SEEDED, Directive
 from router.directives.policy import LatencyObjective, Mode, Policy
 from router.optimizer.costs import CostBook, Mean, Observed
@@ -103,6 +103,22 @@ def test_policies_that_are_off_or_for_another_task_get_no_plan() -> None:
     shadow = replace(POLICY, name="shadow", mode=Mode.SHADOW)
     made = plan(bound("L1", 0.99), policies=(off, other, shadow))
     assert set(made.entries) == {("shadow", "m@1", "qa")}
+
+
+def test_policies_of_one_task_keep_to_their_own_directives() -> None:
+    second = replace(POLICY, name="second", task="", directives=("terse", "L1"))
+    made = plan(
+        *(bound(name, 0.99) for name in ("L1", "L2", "terse")),
+        policies=(POLICY, second),
+        L0=10.0,
+        L1=3.0,
+        L2=4.0,
+        terse=2.0,
+    )
+    assert made.entry("p", "m@1", "qa").by_carbon == ("L1", "L2", "L0")
+    assert made.entry("second", "m@1", "qa").by_carbon == ("terse", "L1", "L0")
+    assert made.shares("p", "m@1", "qa") == (("L1", 1.0),)
+    assert made.shares("second", "m@1", "qa") == (("terse", 1.0),)
 
 
 def test_the_order_by_carbon_holds_what_is_closed_as_well() -> None:

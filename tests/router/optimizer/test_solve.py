@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
@@ -35,6 +35,7 @@ levels = st.lists(st.tuples(st.floats(0.01, 2.0), st.floats(0.0, 1.0)), min_size
 )
 
 
+@settings(deadline=None)
 @given(levels, st.floats(0.01, 1.0))
 def test_it_finds_the_least_carbon_that_keeps_the_floor(candidates: list[Candidate], floor: float) -> None:
     shares = dict(solve(candidates, floor))
@@ -45,6 +46,7 @@ def test_it_finds_the_least_carbon_that_keeps_the_floor(candidates: list[Candida
     assert grams_of(candidates, shares) == pytest.approx(best_by_search(candidates, floor), abs=1e-6)
 
 
+@settings(deadline=None)
 @given(levels, st.lists(st.floats(0.01, 1.0), min_size=2, max_size=5))
 def test_a_higher_floor_never_saves_carbon(candidates: list[Candidate], floors: list[float]) -> None:
     grams = [grams_of(candidates, dict(solve(candidates, floor))) for floor in sorted(floors)]
@@ -72,6 +74,7 @@ late_levels = st.tuples(
 )
 
 
+@settings(deadline=None)
 @given(late_levels, st.floats(0.01, 1.0), st.floats(0.0, 1.0))
 def test_no_more_is_late_than_may_be_or_as_little_as_the_floor_lets(
     candidates: list[Candidate], floor: float, most_late: float
@@ -83,6 +86,7 @@ def test_no_more_is_late_than_may_be_or_as_little_as_the_floor_lets(
     assert late <= max(most_late, earliest_by_search(candidates, floor)) + 1e-6
 
 
+@settings(deadline=None)
 @given(late_levels, st.floats(0.01, 1.0), st.floats(0.0, 1.0))
 def test_an_objective_costs_carbon_only_where_it_binds(
     candidates: list[Candidate], floor: float, most_late: float
@@ -93,6 +97,7 @@ def test_an_objective_costs_carbon_only_where_it_binds(
         assert grams_of(candidates, bound) == pytest.approx(grams_of(candidates, free), abs=1e-6)
 
 
+@settings(deadline=None)
 @given(late_levels, st.floats(0.01, 1.0), st.floats(0.0, 1.0) | st.none())
 def test_no_solver_finds_a_better_mix(candidates: list[Candidate], floor: float, most_late: float | None) -> None:
     shares = dict(solve(candidates, floor, most_late))

@@ -1,6 +1,6 @@
 """The ledger's idempotence and sums."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -95,7 +95,7 @@ async def test_mean_costs_are_those_that_a_book_that_saw_the_requests_would_have
     for cell, found in costs.items():
         expected = book.observed(cell)
         assert expected is not None and expected.lengths is not None and found.lengths is not None
-        assert asdict(found.lengths) == pytest.approx(asdict(expected.lengths))
+        assert found.lengths == pytest.approx(expected.lengths)
         assert replace(found, lengths=None) == replace(expected, lengths=None)
 
 
