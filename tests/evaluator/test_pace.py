@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from common.clock import ManualClock
 from evaluator.pace import Pace
+from tests.evaluator.bench import Bench
+from tests.evaluator.fake_router import FakeTarget
 
 PAUSES = st.lists(st.floats(0.0, 30.0), min_size=1, max_size=30)
 
@@ -51,3 +53,22 @@ async def test_without_a_limit_nobody_waits() -> None:
     pace = Pace(None, ManualClock())
     for _ in range(1_000):
         await pace.turn()
+
+
+async def test_an_evaluation_generates_no_faster(bench: Bench) -> None:
+    router = await bench.router([FakeTarget("extraction", "L2")])
+    router.serve("extraction", 8)
+    loop = await bench.evaluator(router, answers_per_minute=60)
+    evaluation = asyncio.create_task(bench.evaluate(loop))
+    seconds = 0
+    while True:
+        waiting = asyncio.create_task(bench.back_off.asleep())
+        await asyncio.wait({waiting, evaluation}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if evaluation.done():
+            break
+        assert router.generations.total() <= seconds + 1
+        await bench.back_off.advance(1.0)
+        seconds += 1
+    assert router.generations.total() == 8
+    assert seconds == 7
