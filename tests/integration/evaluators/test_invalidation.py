@@ -8,7 +8,7 @@ is asked until it has.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -23,6 +23,7 @@ from pith.router.v1 import directives_pb2, directives_pb2_grpc, feedback_pb2, ge
 import common.quality.graders
 from common.clock import ManualClock
 from common.quality.graders import GRADERS
+from evaluator.config import EvaluatorConfig
 from tests.integration.evaluators.evaluating import Evaluator, evaluator, rebuilt
 from tests.postgres import on_both_databases
 from tests.router.fake_engine import Context, FakeEngine, Message, delta, finished
@@ -33,6 +34,8 @@ OBEYS_WITHIN_SECONDS = 5.0
 ENOUGH = 90
 """Samples without an error: they open a directive at FLOOR."""
 FLOOR = 0.9
+LOOKS = EvaluatorConfig().maintenance_samples
+"""Samples of an open directive that an evaluation looks at first."""
 
 
 class Sums:
@@ -74,6 +77,20 @@ class World:
     async def evaluate(self) -> list[str]:
         await self.one.clock.advance(1)
         return await self.evaluator.evaluate()
+
+    async def draw(self, count: int, lease_seconds: float) -> Sequence[feedback_pb2.Sample]:
+        """The samples of L1 that an evaluation would draw next, leased to somebody else."""
+        plan = await self.one.feedback.GetEvaluationPlan(feedback_pb2.GetEvaluationPlanRequest())
+        cell = next(target.cell for target in plan.targets if target.cell.task == "qa")
+        draw = feedback_pb2.DrawSamplesRequest(
+            model=cell.model,
+            task=cell.task,
+            directives=["L1"],
+            count=count,
+            lease=duration_pb2.Duration(nanos=round(lease_seconds * 1e9) % 10**9, seconds=int(lease_seconds)),
+            evaluator="hoarder",
+        )
+        return (await self.one.feedback.DrawSamples(draw)).samples
 
     async def hoard(self) -> None:
         """Puts every sample that waits out of the evaluator's reach, so that fresh ones alone are left."""
@@ -173,9 +190,16 @@ async def another_mix(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def a_drop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By 20 points: one evaluation finds it."""
+    """By 20 points: one evaluation finds it, whose few samples show an error."""
     world.sums.errs_every = 5
     await world.serve(3 * ENOUGH)
+    while True:
+        drawn = await world.draw(LOOKS, lease_seconds=0.5)
+        await world.one.clock.advance(1)
+        if any(int(sample.messages[-1].content.split()[0]) % 5 == 0 for sample in drawn):
+            break
+        # Ids are random, and so is the draw: the same ones, all right by chance, are put out of the way.
+        await world.draw(LOOKS, lease_seconds=DAY_SECONDS)
     events = await world.evaluate()
     assert any("qa/L1 withdrawn: quality has fallen below" in event for event in events), events
     world.sums.errs_every = 0
