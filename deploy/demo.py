@@ -44,7 +44,7 @@ OPENING_SECONDS = 20.0
 
 EVALUATOR = {
     # A day goes by in minutes.
-    "PITH_EVALUATOR_ANSWERS_PER_MINUTE": "1000000",
+    "PITH_EVALUATOR_ANSWERS_PER_MINUTE": "0",
     # In simulated seconds. A look every ten minutes, and evidence within two hours while something is undecided: the
     # defaults are made for weeks of traffic.
     "PITH_EVALUATOR_POLL_SECONDS": "600",

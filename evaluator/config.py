@@ -86,11 +86,11 @@ class EvaluatorConfig(ServiceConfig):
     )
 
     concurrency: int = Field(default=4, ge=1, le=256, description="Answers being generated for evaluation at a time.")
-    answers_per_minute: int | None = Field(
+    answers_per_minute: int = Field(
         default=600,
-        ge=1,
+        ge=0,
         description="Answers that evaluations generate at most, wall time, so that users hardly notice them; those of "
-        "`pithctl directive trial` apart. None: as many as `concurrency` allows.",
+        "`pithctl directive trial` apart. 0: as many as `concurrency` allows.",
     )
     attempts: int = Field(default=3, ge=1, le=20, description="Tries of a generation or report before it is given up.")
     generation_deadline_seconds: float = Field(

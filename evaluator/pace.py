@@ -9,11 +9,11 @@ class Pace:
     """Lets callers through one by one, in the order in which they came, so many a minute and no burst after a rest.
 
     Args:
-        per_minute: None: at once.
+        per_minute: 0: at once.
     """
 
-    def __init__(self, per_minute: int | None, clock: Clock) -> None:
-        self._seconds = 60.0 / per_minute if per_minute is not None else 0.0
+    def __init__(self, per_minute: int, clock: Clock) -> None:
+        self._seconds = 60.0 / per_minute if per_minute else 0.0
         self._clock = clock
         self._next = clock.monotonic()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 
 from pith.router.v1 import generation_pb2, policies_pb2
@@ -11,11 +11,10 @@ from common.energy.reading import Energy, EnergySource
 from common.quality.bound import Cell
 from router import convert, policy_messages
 from router.directives.bounds import Snapshot, bound_value, open_bound, own_bound
-from router.directives.compile import Turn
 from router.directives.decide import Facts, Spent, decide, nothing_spent
 from router.directives.levels import L0
 from router.directives.policy import Policy
-from router.directives.tell import Told
+from router.directives.tell import Tell, tells_nothing
 from router.directives.traits import traits_of
 from router.optimizer.costs import Cost, CostBook
 
@@ -29,7 +28,7 @@ def explain(
     grams: Callable[[Cost], float | None],
     now: datetime,
     spent: Spent = nothing_spent,
-    tell: Callable[[Sequence[Turn]], Told | None] = lambda turns: None,
+    tell: Tell = tells_nothing,
 ) -> policies_pb2.ExplainResponse:
     """By the code that decides, on the snapshot that it would use. A refusal is stated, not raised.
 
@@ -37,7 +36,6 @@ def explain(
         model: "name@digest"; empty while no engine is known.
         grams: Carbon of a request at the present intensity; None where that is unknown.
         spent: What each policy's requests have emitted today.
-        tell: The task of a request that names none.
     """
     turns = convert.to_turns(request.messages)
     told = None if request.task else tell(turns)

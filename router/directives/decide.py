@@ -128,13 +128,13 @@ def decide(facts: Facts, snapshot: Snapshot, now: datetime, spent: Spent = nothi
             explanation,
             policy,
             planned,
-            bound,
-            floor,
-            eligible,
-            refused,
-            facts.task,
-            told,
-            tuple(steps),
+            bound=bound,
+            floor=floor,
+            eligible=eligible,
+            refused=refused,
+            task=facts.task,
+            task_told=told,
+            words=tuple(steps),
         )
 
     floor: float | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +34,14 @@ class TaskAccuracy:
     right: float
     wrong: float
     untold: float
+
+
+Tell = Callable[[Sequence[Turn]], Told | None]
+"""The task of a request that names none; None where it is not to be told."""
+
+
+def tells_nothing(_turns: Sequence[Turn]) -> None:
+    return None
 
 
 def tell(classifier: TaskClassifier, text: str) -> Told | None:

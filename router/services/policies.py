@@ -24,11 +24,10 @@ from router import convert, limits, pagination, policy_messages
 from router.apply import Change, check_names, work_out, write
 from router.conflicts import find_conflicts
 from router.directives.bounds import Snapshot
-from router.directives.compile import Turn
 from router.directives.decide import Spent, nothing_spent
 from router.directives.levels import L0, Directive
 from router.directives.policy import Policy
-from router.directives.tell import Told
+from router.directives.tell import Tell, tells_nothing
 from router.explain import explain
 from router.field_mask import merge
 from router.fleet.view import EngineView
@@ -56,7 +55,6 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
         identity: "name@digest" of what serves a model (empty: the default); empty where no engine serves it.
         engines: The engines as this router sees them now.
         spent: What each policy's requests have emitted today.
-        tell: The task of a request that names none.
     """
 
     def __init__(
@@ -71,7 +69,7 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
         simulator: Simulator,
         request_limits: RequestLimits,
         spent: Spent = nothing_spent,
-        tell: Callable[[Sequence[Turn]], Told | None] = lambda turns: None,
+        tell: Tell = tells_nothing,
     ) -> None:
         self._database = database
         self._keeper = keeper

@@ -31,90 +31,42 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import norm
 
 from common.quality import drift
-from common.quality.confidence import BETS, LOG_WEIGHTS, STEPS_PER_UNIT
+from common.quality.confidence import BETS
+from tests.bench.betting_streams import (
+    ALPHA,
+    BATCH,
+    DRIFT_ALPHA,
+    FLOOR,
+    PATIENCE,
+    RUN_SAMPLES,
+    WEIGHTS,
+    Epochs,
+    Floats,
+    Ints,
+    betting,
+    bound,
+    decayed,
+    draw,
+    peeking,
+    quantiles,
+)
 from tests.bench.machine import description
 from tests.bench.pairing import pairing
 from tests.bench.score_laws import LAWS, Law
+from tests.bench.tenant_bounds import print_tenants, tenants
 
-ALPHA, DRIFT_ALPHA = 0.05, 0.01
-FLOOR = 0.95
-WEIGHTS = np.exp(LOG_WEIGHTS)
-BATCH, RUN_SAMPLES, PATIENCE = 8, 200, 200
 POWERS = (0.8, 0.9, 0.95)
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-
-def draw(law: Law, share: Floats, rng: np.random.Generator) -> Ints:
-    """One pair for each share: its index in the law's support."""
-    edges = np.cumsum(law.chances(share), axis=-1)[..., :-1]
-    return np.asarray((rng.random(share.shape)[..., None] > edges).sum(-1))
-
-
-# -- what opens, vectorised over streams
-
-
-def betting(law: Law, floor: float) -> Callable[[Ints], NDArray[np.bool_]]:
-    """The rule in force, over whole streams [streams, samples] of pairs: whether the floor is cleared at each."""
-    factor = 1 + np.outer(law.quality / floor - law.baseline, BETS)  # [pairs, bets]
-
-    def cleared(pairs: Ints) -> NDArray[np.bool_]:
-        reached = np.zeros(pairs.shape, bool)
-        capital = np.ones((len(pairs), len(BETS)))
-        for at in range(pairs.shape[1]):
-            capital *= factor[pairs[:, at]]
-            reached[:, at] = capital @ WEIGHTS >= 1 / ALPHA
-        return reached
-
-    return cleared
-
-
-def peeking(law: Law, floor: float) -> Callable[[Ints], NDArray[np.bool_]]:
-    """Fault: the fixed-size normal bound at every look, from the 30th score on."""
-    gain = law.quality - floor * law.baseline
-
-    def cleared(pairs: Ints) -> NDArray[np.bool_]:
-        count = np.arange(1, pairs.shape[1] + 1)
-        total, squares = gain[pairs].cumsum(1), (gain[pairs] ** 2).cumsum(1)
-        deviation = np.sqrt(np.maximum(squares - total**2 / count, 1e-12))
-        return (total >= norm.ppf(1 - ALPHA) * deviation) & (count >= 30)
-
-    return cleared
-
-
-def decayed(law: Law, floor: float) -> Callable[[Ints], NDArray[np.bool_]]:
-    """Fault: exponentially weighted mean (0.99 a score) with the normal bound of its effective size."""
-    gain = law.quality - floor * law.baseline
-
-    def cleared(pairs: Ints) -> NDArray[np.bool_]:
-        mean = square = np.zeros(len(pairs))
-        reached = np.zeros(pairs.shape, bool)
-        for at in range(pairs.shape[1]):
-            new = gain[pairs[:, at]]
-            mean, square = 0.99 * mean + 0.01 * new, 0.99 * square + 0.01 * new**2
-            deviation = np.sqrt(np.maximum(square - mean**2, 1e-12) * 0.01 / 1.99)
-            reached[:, at] = (mean >= norm.ppf(1 - ALPHA) * deviation) & (at >= 30)
-        return reached
-
-    return cleared
-
-
-def first(reached: NDArray[np.bool_]) -> Ints:
-    """Samples to the first time, [streams]; one more than there are where it never comes."""
-    return np.asarray(np.where(reached.any(1), reached.argmax(1) + 1, reached.shape[1] + 1))
 
 
 # -- (a) false openings
@@ -132,60 +84,6 @@ def shares(pattern: str, evaluations: int, runs: int, rng: np.random.Generator) 
         return np.broadcast_to(np.linspace(FLOOR - 0.1, FLOOR - 0.001, evaluations), (runs, evaluations))
     phase = rng.integers(0, 2, (runs, 1))
     return np.where((np.arange(evaluations) + phase) % 2 == 0, FLOOR - 0.05, FLOOR - 0.001)
-
-
-class Epochs:
-    """Capitals of the present epochs of some cells of one law: what opens, closes, or contradicts itself."""
-
-    def __init__(self, law: Law, runs: int) -> None:
-        gain = law.quality / FLOOR - law.baseline
-        self.factor_up, self.factor_down = 1 + np.outer(gain, BETS), 1 - FLOOR * np.outer(gain, BETS)
-        self.law = law
-        self.up, self.down = np.ones((runs, len(BETS))), np.ones((runs, len(BETS)))
-        self.counts = np.zeros((runs, len(gain)))
-        self.samples = np.zeros(runs, np.int64)
-        self.lower, self.upper = np.zeros(runs), np.full(runs, 2.0)
-        self.opened, self.closed = np.zeros(runs, bool), np.zeros(runs, bool)
-
-    def take(self, at: Ints, share: Floats, rng: np.random.Generator) -> None:
-        """A batch of each of the cells `at`; then those that contradict themselves begin anew."""
-        for _ in range(BATCH):
-            self.add(at, draw(self.law, share, rng))
-        self.settle(at)
-
-    def add(self, at: Ints, pair: Ints) -> None:
-        """One pair of each of the cells `at`."""
-        self.up[at] *= self.factor_up[pair]
-        self.down[at] *= self.factor_down[pair]
-        self.counts[at, pair] += 1
-        self.samples[at] += 1
-        self.opened[at] |= self.up[at] @ WEIGHTS >= 1 / ALPHA
-        self.closed[at] |= self.down[at] @ WEIGHTS >= 1 / ALPHA
-
-    def settle(self, at: Ints) -> None:
-        """Has those of the cells `at` begin anew that contradict themselves."""
-        self.lower[at] = np.maximum(self.lower[at], bound(self.law, self.counts[at], lower=True))
-        self.upper[at] = np.minimum(self.upper[at], bound(self.law, self.counts[at], lower=False))
-        anew = at[(self.lower[at] > self.upper[at]) & ~self.opened[at]]
-        self.up[anew] = self.down[anew] = 1.0
-        self.counts[anew] = 0.0
-        self.samples[anew] = 0
-        self.lower[anew], self.upper[anew] = 0.0, 2.0
-        self.closed[anew] = False
-
-
-def bound(law: Law, counts: Floats, *, lower: bool) -> Floats:
-    """The bound of ShareSequence from how often each pair came, [streams, pairs], without its running intersection."""
-    near = np.zeros(len(counts), np.int64) if lower else np.full(len(counts), 2 * STEPS_PER_UNIT)
-    far = np.full(len(counts), 2 * STEPS_PER_UNIT + 1) if lower else np.full(len(counts), 0)
-    while (np.abs(far - near) > 1).any():
-        middle = (near + far) // 2
-        share = np.maximum(middle, 1)[:, None] / STEPS_PER_UNIT
-        gain = law.quality / share - law.baseline if lower else share * law.baseline - law.quality
-        log_capital = np.einsum("sbp,sp->sb", np.log1p(BETS[None, :, None] * gain[:, None, :]), counts) + LOG_WEIGHTS
-        rejected = np.logaddexp.reduce(log_capital, axis=1) >= -math.log(ALPHA)
-        near, far = np.where(rejected, middle, near), np.where(rejected, far, middle)
-    return near / STEPS_PER_UNIT
 
 
 def false_openings(runs: int, evaluations: int, seed: int) -> dict[str, Any]:
@@ -309,11 +207,6 @@ def opened(law: Law, share: float, samples: int, runs: int, rng: np.random.Gener
     return counts[bound(law, counts.astype(float), lower=True) >= FLOOR]
 
 
-def _quantiles(samples: Ints, most: int) -> dict[str, float | None]:
-    values = {str(q): float(np.quantile(samples, q, method="inverted_cdf")) for q in (0.1, 0.5, 0.9)}
-    return {q: value if value <= most else None for q, value in values.items()}
-
-
 def samples_to_close(runs: int, seed: int) -> dict[str, Any]:
     """Part (c), and the same of a slow fall, and how often nothing has changed and an alarm comes all the same."""
     rng = np.random.default_rng(seed)
@@ -338,7 +231,7 @@ def samples_to_close(runs: int, seed: int) -> dict[str, Any]:
                 "samples_before": samples,
                 "open": len(counts),
                 "least": -math.log(DRIFT_ALPHA) / information,
-                "to_close": {detector: _quantiles(of, most) for detector, of in drop.items()},
+                "to_close": {detector: quantiles(of, most) for detector, of in drop.items()},
                 "slow_fall_to_close_from_the_floor_on": {
                     detector: float(np.median(of)) - below if np.median(of) <= most else None
                     for detector, of in slow.items()
@@ -361,95 +254,10 @@ def faults(runs: int, samples: int, seed: int) -> dict[str, Any]:
     return {"runs": runs, "samples": samples, "laws": found}
 
 
-# -- (f) tenants
-
-TENANTS = {
-    "5 points below the floor, a fifth of the scores, all together 2 above": (FLOOR - 0.05, 0.2, FLOOR + 0.02),
-    "2 points below, a fifth, all together 2 above": (FLOOR - 0.02, 0.2, FLOOR + 0.02),
-    "10 points below, a twentieth, all together 2 above": (FLOOR - 0.1, 0.05, FLOOR + 0.02),
-    "just below, a fifth, all together just below": (FLOOR - 0.002, 0.2, FLOOR - 0.002),
-    "3 points above, a fifth, all together 2 below": (FLOOR + 0.03, 0.2, FLOOR - 0.02),
-}
-"""True share of the tenant, its part of the scores, and true share of all tenants together."""
-
-
-def tenant(law: Law, case: tuple[float, float, float], runs: int, scores: int, seed: int) -> dict[str, Any]:
-    """Part (f) of one law: one tenant's stream of so many scores among those of all, by both bounds."""
-    share, part, together = case
-    others = (together - part * share) / (1 - part)
-    rng = np.random.default_rng(seed)
-    common, own = Epochs(law, runs), Epochs(law, runs)
-    everyone = np.arange(runs)
-    its_scores, its_opening, its_closing = (np.zeros(runs, np.int64) for _ in range(3))
-    open_by_common, is_open = np.zeros(runs), np.zeros(runs)
-    ever = np.zeros(runs, bool)
-    for at in range(1, scores + 1):
-        its = rng.random(runs) < part
-        pair = draw(law, np.where(its, share, others), rng)
-        common.add(everyone, pair)
-        own.add(np.flatnonzero(its), pair[its])
-        its_scores += its
-        its_opening[own.opened & (its_opening == 0)] = its_scores[own.opened & (its_opening == 0)]
-        its_closing[own.closed & (its_closing == 0)] = its_scores[own.closed & (its_closing == 0)]
-        served = own.opened | (common.opened & ~own.closed)
-        open_by_common += common.opened
-        is_open += served
-        ever |= served
-        if at % BATCH == 0:
-            common.settle(everyone)
-            own.settle(everyone)
-    return {
-        "its_scores": float(its_scores.mean()),
-        "ever_open_by_all_together": float(common.opened.mean()),
-        "ever_open_by_its_own": float((its_opening > 0).mean()),
-        "ever_open": float(ever.mean()),
-        "ever_closed_by_its_own": float((its_closing > 0).mean()),
-        "time_open_by_all_together_alone": float(open_by_common.mean()) / scores,
-        "time_open": float(is_open.mean()) / scores,
-        "open_at_the_end": float(served.mean()),
-        "its_scores_to_open": _reached(its_opening),
-        "its_scores_to_close": _reached(its_closing),
-    }
-
-
-def _reached(samples: Ints) -> dict[str, float | None]:
-    """Quantiles over all runs; where it was not reached, 0, it counts as never."""
-    never = np.iinfo(np.int64).max
-    return _quantiles(np.where(samples == 0, never, samples), never - 1)
-
-
-def tenants(runs: int, scores: int, seed: int) -> dict[str, Any]:
-    """Part (f)."""
-    found = {name: {law: tenant(LAWS[law], case, runs, scores, seed) for law in LAWS} for name, case in TENANTS.items()}
-    below = [of for name, case in TENANTS.items() if case[0] < FLOOR for of in found[name].values()]
-    return {
-        "runs": runs,
-        "scores_of_all": scores,
-        "worst_false_opening_by_its_own": max(of["ever_open_by_its_own"] for of in below),
-        "cases": found,
-    }
-
-
-def _print_tenants(console: Console, found: dict[str, Any]) -> None:
-    for name, by_law in found["cases"].items():
-        columns = ("ever open by its own", "time open, by all alone", "with its own", "its scores to close", "to open")
-        table = Table("law", *columns, title=f"(f) {name}", title_justify="left")
-        for law, of in by_law.items():
-            medians = (of[f"its_scores_to_{what}"]["0.5"] for what in ("close", "open"))
-            times = (of["time_open_by_all_together_alone"], of["time_open"])
-            table.add_row(
-                law,
-                f"{of['ever_open_by_its_own']:.1%}",
-                *(f"{share:.1%}" for share in times),
-                *("-" if m is None else f"{m:.0f}" for m in medians),
-            )
-        console.print(table)
-
-
 def _print(document: dict[str, Any]) -> None:
     console = Console(width=120)
     if "tenants" in document:
-        _print_tenants(console, document["tenants"])
+        print_tenants(console, document["tenants"])
     if "false_openings" not in document:
         return
     table = Table("cell", "open at any time", title="(a) every share below the floor", title_justify="left")

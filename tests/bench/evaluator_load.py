@@ -366,7 +366,7 @@ def main(
     seconds: Annotated[float, typer.Option(min=1.0, help="How long traffic goes on in an arm.")] = 5.0,
     samples: Annotated[int, typer.Option(min=100, help="That wait for the evaluator at the beginning.")] = 1_500,
     answers_per_minute: Annotated[
-        int, typer.Option(min=1, help="Of the evaluator; a million: as fast as it goes.")
+        int, typer.Option(min=0, help="Of the evaluator; 0: as fast as it goes.")
     ] = EvaluatorConfig.model_fields["answers_per_minute"].default,
     seed: Annotated[int, typer.Option(help="Of prompts and moments.")] = 1,
     json_file: Annotated[Path | None, typer.Option("--json", help="Writes the result.")] = None,

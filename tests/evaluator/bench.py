@@ -41,7 +41,7 @@ class Bench:
 
     async def evaluator(self, router: FakeRouter, **settings: Any) -> EvaluationLoop:
         """An evaluator that does nothing before it is told to, with the judges that its settings name."""
-        config = EvaluatorConfig(**{"router": router.address, "answers_per_minute": None} | settings)
+        config = EvaluatorConfig(**{"router": router.address, "answers_per_minute": 0} | settings)
         self.channel = await self._stack.enter_async_context(connect(config.router, max_attempts=1))
         self.client = client = RouterClient(
             self.channel,

@@ -50,7 +50,7 @@ async def test_one_that_comes_after_a_rest_does_not_wait() -> None:
 
 
 async def test_without_a_limit_nobody_waits() -> None:
-    pace = Pace(None, ManualClock())
+    pace = Pace(0, ManualClock())
     for _ in range(1_000):
         await pace.turn()
 

@@ -57,7 +57,7 @@ async def serve(stack: AsyncExitStack, tokens_file: Path | None = None) -> Serve
         [FakeTarget("extraction", "L2"), FakeTarget("arithmetic", "L2")], right={("arithmetic", "L2"): 0.0}
     )
     loop = await bench.evaluator(router)
-    config = EvaluatorConfig(listen="127.0.0.1:0", tokens_file=tokens_file, answers_per_minute=None)
+    config = EvaluatorConfig(listen="127.0.0.1:0", tokens_file=tokens_file, answers_per_minute=0)
     server = GrpcServer(config, Authenticator.from_file(tokens_file), bench.metrics)
     assert bench.channel is not None
     service = EvaluationService(loop, bench.trials, *people(bench.channel, config, bench.clock, bench.metrics))

@@ -87,7 +87,7 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
 
 async def evaluator(stack: AsyncExitStack, router: Running) -> str:
     """An evaluator of that router that does nothing unless asked; its address."""
-    config = EvaluatorConfig(router=router.address, listen="127.0.0.1:0", answers_per_minute=None)
+    config = EvaluatorConfig(router=router.address, listen="127.0.0.1:0", answers_per_minute=0)
     channel = await stack.enter_async_context(connect(config.router, max_attempts=1))
     client = RouterClient(
         channel,

@@ -12,26 +12,10 @@ from scipy.stats import binom
 from common.quality.bound import Cell, Floor, FloorKind, PairedScore
 from common.quality.confidence import ShareSequence
 from common.quality.estimates import Estimates
-from tests.bench.bounds import (
-    ALPHA,
-    DRIFT_ALPHA,
-    FLOOR,
-    TENANTS,
-    Epochs,
-    alarms,
-    betting,
-    bound,
-    decayed,
-    draw,
-    false_openings,
-    first,
-    fixed_size,
-    opened,
-    openings,
-    peeking,
-    tenant,
-)
+from tests.bench.betting_streams import ALPHA, DRIFT_ALPHA, FLOOR, Epochs, betting, bound, decayed, draw, first, peeking
+from tests.bench.bounds import alarms, false_openings, fixed_size, opened, openings
 from tests.bench.score_laws import LAWS
+from tests.bench.tenant_bounds import TENANTS, tenant
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CELL = Cell("demo@abc", "qa", "L1")

@@ -87,9 +87,7 @@ class Evaluator:
         self.channel = channel
         self.back_off = ManualClock()
         self.judge = RecordingJudge()
-        self.config = EvaluatorConfig(
-            name=name, batch_samples=BATCH, lease_seconds=LEASE_SECONDS, answers_per_minute=None
-        )
+        self.config = EvaluatorConfig(name=name, batch_samples=BATCH, lease_seconds=LEASE_SECONDS, answers_per_minute=0)
         self.client = client(channel, self.back_off, name, attempts)
         self.loop = EvaluationLoop(self.config, self.client, self.judge, clock, self.back_off, Metrics("evaluator"))
 

@@ -173,7 +173,7 @@ async def _world(folder: Path, loop: asyncio.AbstractEventLoop, settings: dict[s
 
 @asynccontextmanager
 async def _evaluator(router: str, tokens_file: Path, clock: ManualClock) -> AsyncIterator[str]:
-    config = EvaluatorConfig(listen="127.0.0.1:0", router=router, tokens_file=tokens_file, answers_per_minute=None)
+    config = EvaluatorConfig(listen="127.0.0.1:0", router=router, tokens_file=tokens_file, answers_per_minute=0)
     metrics = Metrics("evaluator")
     async with connect(router, token=EVALUATOR, max_attempts=1) as channel:
         client = RouterClient(
