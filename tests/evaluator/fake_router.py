@@ -44,6 +44,19 @@ class FakeTarget:
         ]
 
 
+def targets(*tasks: str) -> list[FakeTarget]:
+    """L1 and L2 for each task."""
+    return [
+        FakeTarget(task, directive, relative_carbon=carbon)
+        for task in tasks
+        for directive, carbon in (("L1", 0.4), ("L2", 0.2))
+    ]
+
+
+# L2 skips the steps that arithmetic needs; a record is copied as well in few words as in many.
+RIGHT_IN_FEW_WORDS = {("arithmetic", "L2"): 0.3, ("arithmetic", "L1"): 0.3}
+
+
 @dataclass
 class FakeSample:
     message: feedback_pb2.Sample

@@ -4,6 +4,7 @@ import random
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pith.router.v1 import reports_pb2
@@ -24,6 +25,7 @@ from router.services.reviews import ReviewsService
 from router.snapshot import SnapshotKeeper, seed
 from router.store.database import Database
 from router.validation import RequestLimits
+from router.zones import Zones
 from tests.router.admin_client import MODEL, AdminClient, FixedIntensity
 from tests.router.fake_engine import FakeEngine
 from tests.router.ledger_sink import Sink
@@ -77,8 +79,9 @@ async def client(database: Database, keeper: SnapshotKeeper, clock: ManualClock)
         feedback.SERVICE,
         roles=feedback.ROLES,
     )
+    zones = Zones(FixedIntensity(), {}, clock)
     server.add(
-        ReportsService(database, keeper, clock, lambda: client.engines, reports_pb2.RouterStatus, FixedIntensity()),
+        ReportsService(database, keeper, clock, lambda: client.engines, reports_pb2.RouterStatus, zones),
         reports.SERVICE,
         roles=reports.ROLES,
     )
@@ -87,6 +90,13 @@ async def client(database: Database, keeper: SnapshotKeeper, clock: ManualClock)
     yield client
     await client.close()
     await server.drain(grace_seconds=0)
+
+
+@pytest.fixture
+def evaluator(client: AdminClient) -> Any:
+    """Stub of Feedback, as an evaluator."""
+    _, feedback, _ = client.as_role("evaluator")
+    return feedback
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
-"""Service Policies over gRPC: directives and policies are made, changed, listed and explained."""
+"""Service Policies over gRPC: directives and policies are made, changed and listed."""
 
 import asyncio
 import math
 from collections.abc import AsyncIterator
-from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,18 +10,15 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pith.router.v1 import directives_pb2 as dpb
-from pith.router.v1 import generation_pb2, policies_pb2
+from pith.router.v1 import policies_pb2
 
 from common.clock import ManualClock
-from common.quality.bound import Cell, QualityBound
 from router import pagination
-from router.optimizer.plan import Entry, Plan
 from router.snapshot import SnapshotKeeper
 from router.store.database import Database, change_counter
 from router.store.directives import DirectiveRepository
-from router.store.quality import QualityRepository, Reporter
 from tests.postgres import on_both_databases
-from tests.router.admin_client import MODEL, AdminClient, faults, refused
+from tests.router.admin_client import AdminClient, faults, refused
 
 pb: Any = policies_pb2
 
@@ -375,82 +370,3 @@ async def test_without_its_database_the_service_says_so(admin: Any, database: Da
     monkeypatch.setattr(DirectiveRepository, "all", down)
     error = await refused(admin.ListDirectives(dpb.ListDirectivesRequest()), "UNAVAILABLE", "DATABASE")
     assert "refused" not in error.message
-
-
-BOUND = QualityBound(Cell(MODEL, "sums", "L1"), 0.97, 1.0, 0.99, 0.9, 200, "grader:numeric", "1", None)  # type: ignore[arg-type]
-
-
-async def _open_l1(database: Database, keeper: SnapshotKeeper, clock: ManualClock) -> None:
-    async with database.changing() as connection:
-        await QualityRepository(connection).add_bounds(
-            [replace(BOUND, updated_at=clock.now())], Reporter("e"), clock.now()
-        )
-    await keeper.refresh()
-    keeper.put_plan(Plan({("default", MODEL, "sums"): Entry((("L0", 0.25), ("L1", 0.75)))}, clock.now()))
-
-
-async def test_explain_shows_every_candidate(
-    client: AdminClient, database: Database, keeper: SnapshotKeeper, clock: ManualClock
-) -> None:
-    await _open_l1(database, keeper, clock)
-    client.costs.observe(Cell(MODEL, "sums", "L0"), 10.0, 1.0)
-    for _ in range(2_000):
-        client.costs.observe(Cell(MODEL, "sums", "L1"), 4.0, 0.4)
-    request = generation_pb2.GenerateRequest(task="sums", model="tiny", conversation_id="c1")
-    reply = await client.policies.Explain(pb.ExplainRequest(request=request))
-    assert reply.decision.policy == "default"
-    assert reply.decision.reason in (
-        generation_pb2.DECISION_REASON_SHADOW,
-        generation_pb2.DECISION_REASON_HOLDBACK,
-    )
-    assert (reply.decision.directive, reply.decision.floor) == ("L0", 0.95)
-    assert any("policy default, revision 1, mode shadow" in step for step in reply.steps)
-    baseline, brief, very_brief = reply.candidates
-    assert (baseline.directive, baseline.open, baseline.planned_share) == ("L0", True, 0.25)
-    assert baseline.predicted_grams == pytest.approx(5.0)
-    assert (brief.directive, brief.open, brief.bound, brief.planned_share) == ("L1", True, 0.97, 0.75)
-    assert brief.why == "L1: open, bound 0.970 clears the floor 0.950"
-    assert brief.predicted_grams == pytest.approx(2.0, rel=0.01)
-    assert (very_brief.directive, very_brief.open, very_brief.HasField("bound")) == ("L2", False, False)
-    assert very_brief.why == "L2: closed, no quality bound for it yet"
-    assert very_brief.predicted_grams == pytest.approx(5.0 * 0.15)
-
-
-async def test_explain_holds_candidates_against_the_callers_floor(
-    client: AdminClient, database: Database, keeper: SnapshotKeeper, clock: ManualClock
-) -> None:
-    await _open_l1(database, keeper, clock)
-    client.grams_per_joule = None
-    client.costs.observe(Cell(MODEL, "sums", "L0"), 10.0, 1.0)
-    request = generation_pb2.GenerateRequest(task="sums", floor=0.98)
-    reply = await client.policies.Explain(pb.ExplainRequest(request=request))
-    _, brief, _ = reply.candidates
-    assert (brief.open, brief.bound) == (False, 0.97)
-    assert brief.why == "L1: closed, bound 0.970 is below the floor 0.980"
-    assert not brief.HasField("predicted_grams")
-    assert reply.decision.reason == generation_pb2.DECISION_REASON_NONE_OPEN
-
-
-async def test_explain_of_a_stale_bound(
-    client: AdminClient, database: Database, keeper: SnapshotKeeper, clock: ManualClock
-) -> None:
-    await _open_l1(database, keeper, clock)
-    await clock.advance(timedelta(days=8).total_seconds())
-    request = generation_pb2.GenerateRequest(task="sums")
-    reply = await client.policies.Explain(pb.ExplainRequest(request=request))
-    assert [candidate.open for candidate in reply.candidates] == [True, False, False]
-    assert "s old" in reply.candidates[1].why
-
-
-async def test_explain_without_a_policy_or_a_model(client: AdminClient) -> None:
-    admin = client.policies
-    default = await admin.GetPolicy(pb.GetPolicyRequest(name="default"))
-    await admin.DeletePolicy(pb.DeletePolicyRequest(name="default", etag=default.etag))
-    reply = await admin.Explain(pb.ExplainRequest(request=generation_pb2.GenerateRequest(task="sums")))
-    assert reply.decision.reason == generation_pb2.DECISION_REASON_NO_POLICY
-    assert "tenant 'acme'" in reply.decision.explanation
-    assert list(reply.candidates) == []
-    unknown = pb.ExplainRequest(request=generation_pb2.GenerateRequest(model="huge"))
-    await refused(admin.Explain(unknown), "NOT_FOUND", "RESOURCE_NOT_FOUND")
-    odd = generation_pb2.GenerateRequest(floor=math.nan)
-    assert set(await faults(admin.Explain(pb.ExplainRequest(request=odd)))) == {"floor"}
