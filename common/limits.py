@@ -34,6 +34,15 @@ OWN_TEMPLATE_VARIABLES = frozenset(
 """What a chat template is given in any case: by the engine, by those that templates are written for, and by Jinja."""
 
 
+def check_zone(zone: str) -> str:
+    """Return the name of a grid zone, as engines and routers are told it; ValueError where it is none."""
+    if len(zone) > MAX_ID_CHARACTERS:
+        raise ValueError(f"has {len(zone):,} characters; at most {MAX_ID_CHARACTERS}")
+    if not zone.isprintable():
+        raise ValueError("has control or other unprintable characters")
+    return zone
+
+
 def check_stop(faults: Violations, field: str, stop: Sequence[str]) -> None:
     """Stop strings: any characters, blank ones too."""
     _check_strings(faults, field, stop, MAX_STOP_STRINGS, MAX_STOP_CHARACTERS)

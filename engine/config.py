@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from common.config import MEBIBYTE, ServiceConfig
 from common.energy.modelled import H100, SERVER_CPU, DevicePrices
+from common.limits import check_zone
 
 
 class EngineConfig(ServiceConfig):
@@ -20,6 +21,11 @@ class EngineConfig(ServiceConfig):
     listen: str = Field(default="127.0.0.1:7500", description="HOST:PORT, [IPV6]:PORT or unix:PATH.")
     model_path: Path = Field(description="Hugging Face model directory: config, tokenizer, safetensors.")
     model_name: str = Field(default="", description="Name to serve it under; empty: the directory's.")
+    zone: str = Field(
+        default="",
+        description="Grid zone that it stands in, as routers name it in their setting zones; empty: that of a router's "
+        "intensity.",
+    )
     backend: Literal["auto", "cuda", "torch_cpu"] = Field(
         default="auto", description="What decodes; auto: cuda where a GPU and CuPy are there, else torch_cpu."
     )
@@ -63,6 +69,11 @@ class EngineConfig(ServiceConfig):
         default=None, ge=0, description="Price of dispatching one layer in one step."
     )
     idle_watts: float | None = Field(default=None, ge=0, description="Power without work.")
+
+    @field_validator("zone")
+    @classmethod
+    def _zone_is_a_name(cls, zone: str) -> str:
+        return check_zone(zone)
 
     @model_validator(mode="after")
     def _a_step_holds_a_token_of_every_sequence(self) -> Self:

@@ -303,6 +303,7 @@ def model_info_message(card: ModelCard, version: str) -> control_pb2.ModelInfo:
         accepts_resume=True,
         template_variables=card.template_variables,
         energy_model=None if card.calibration is None else _energy_model(card.calibration),
+        zone=card.zone,
     )
 
 

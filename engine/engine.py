@@ -55,6 +55,8 @@ class ModelCard:
     """What the chat template reads beside its own."""
     calibration: Calibration | None
     """Of this model on this device; None where there is none."""
+    zone: str
+    """Of the grid; empty where it was told none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ class Engine:
             accepts_messages=tokenizer.accepts_messages,
             template_variables=tokenizer.template_variables,
             calibration=calibration,
+            zone=config.zone,
         )
         self._instance_id = secrets.token_hex(INSTANCE_ID_BYTES)
         self._blocks = backend.blocks

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from common.auth import Authenticator
-from common.carbon.polled import PolledIntensity
-from common.carbon.specification import provider_from_spec
+from common.carbon.intensity import IntensityProvider
 from common.certificates import CertificateError
 from common.clock import Clock, SystemClock, clock_from_spec
 from common.command_line import command_line
@@ -60,6 +59,7 @@ from router.store.samples import SampleRepository
 from router.store.seals import SealRepository
 from router.task_keeper import TaskKeeper
 from router.validation import RequestLimits
+from router.zones import zones_of
 
 COSTS_FROM = timedelta(days=7)
 """How far back a router that starts looks for what requests cost and how long their answers take."""
@@ -83,8 +83,8 @@ class Router:
         self.metrics = Metrics("router")
         self._database = Database(config.database_url)
         self._keeper = SnapshotKeeper(self._database, clock)
-        self._intensities = provider_from_spec(config.intensity, settings=config.provider_settings, clock=clock)
-        self.metrics.registry.register(IntensityMetrics(self._intensities, clock))
+        self._zones = zones_of(config, clock)
+        self.metrics.registry.register(IntensityMetrics(self._zones, clock))
         self._latencies = LatencyBook()
         self._spending = Spending(self._database, clock)
         self._planner: Planner | None = None
@@ -112,7 +112,7 @@ class Router:
         lost = self.metrics.gauge("ledger_lost", "Records that nothing could hold.", unit="records")
         lost.set_function(lambda: self.ledger.lost)
         ready = self.metrics.gauge("engines", "Engines that requests are sent to.", unit="ready")
-        self.idle = IdleKeeper(self._database, clock, SystemClock(), self._intensities, config.carbon)
+        self.idle = IdleKeeper(self._database, clock, SystemClock(), self._grid, config.carbon)
         self._engines = Engines(
             config.engine_addresses,
             SystemClock(),
@@ -122,6 +122,7 @@ class Router:
             on_change=lambda: ready.set(self._engines.ready),
             on_totals=self.idle.heard,
             on_energy_model=self._plan_anew,
+            zones=self._zones,
         )
 
     async def start(self) -> int:
@@ -135,8 +136,7 @@ class Router:
         await self._database.open()
         await seed(self._database, clock)
         await keeper.start()
-        if isinstance(self._intensities, PolledIntensity):
-            await self._intensities.start()
+        await self._zones.start()
         async with self._database.reading() as connection:
             past = LedgerRepository(connection)
             seen = await past.mean_costs(keeper.snapshot.directives, clock.now() - COSTS_FROM)
@@ -152,8 +152,9 @@ class Router:
             clock, config.answer_keep_seconds, config.answer_keep_bytes, config.remembered_requests
         )
         answers.remember(reversed(answered))
+        grid = self._zones.default
         self._planner = planner = Planner(
-            keeper, costs, self._intensities, config.carbon, clock, config.plan_interval_seconds, self._latencies
+            keeper, costs, grid, config.carbon, clock, config.plan_interval_seconds, self._latencies
         )
         await self._spending.start()
         self._access = AccessKeeper(self._database, self._auth, self._rates, answers.forget)
@@ -183,7 +184,7 @@ class Router:
         accountant = Accountant(
             self.ledger,
             costs,
-            self._intensities,
+            self._grid,
             config.carbon,
             clock,
             self.metrics,
@@ -235,7 +236,7 @@ class Router:
             roles=policies.ROLES,
         )
         self.server.add(
-            FeedbackService(database, keeper, clock, costs, planner.grams, self._intensities),
+            FeedbackService(database, keeper, clock, costs, planner.grams, self._zones.default),
             feedback.SERVICE,
             roles=feedback.ROLES,
         )
@@ -247,12 +248,12 @@ class Router:
             self.ledger,
             keeper,
             self._spending,
-            self._intensities,
+            self._zones,
             clock,
             lambda: self.server.draining,
         )
         self.server.add(
-            ReportsService(database, keeper, clock, self._engines.views, status.read, self._intensities),
+            ReportsService(database, keeper, clock, self._engines.views, status.read, self._zones),
             reports.SERVICE,
             roles=reports.ROLES,
         )
@@ -263,8 +264,7 @@ class Router:
         await self._engines.close()
         if self._planner is not None:
             await self._planner.close()
-        if isinstance(self._intensities, PolledIntensity):
-            await self._intensities.close()
+        await self._zones.close()
         await self.ledger.close()
         await self._keeper.close()
         await self._spending.close()
@@ -275,6 +275,10 @@ class Router:
         await self._tasks.close()
         await self._database.close()
         self.metrics.close()
+
+    def _grid(self, engine: str) -> IntensityProvider:
+        """Of the zone of an engine, by its name."""
+        return self._zones.of(self._engines.zone(engine))
 
     def _plan_anew(self) -> None:
         if self._planner is not None:

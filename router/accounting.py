@@ -57,6 +57,7 @@ class Accountant:
     """Settles answered requests. Does no I/O, so that it may run before the caller hears of the end.
 
     Args:
+        grid: Intensities of an engine's zone, by the engine's name; of the empty one, those of callers' own engines.
         costs, latencies: Learn what requests cost and how long their answers take, for the planner.
         spending: Learns what policies' requests have emitted today.
         redaction: What samples go through before anything keeps them.
@@ -68,7 +69,7 @@ class Accountant:
         self,
         ledger: Ledger,
         costs: CostBook,
-        intensities: IntensityProvider,
+        grid: Callable[[str], IntensityProvider],
         carbon: CarbonSettings,
         clock: Clock,
         metrics: Metrics,
@@ -82,7 +83,7 @@ class Accountant:
         self._secret = secret
         self._ledger = ledger
         self._costs = costs
-        self._intensities = intensities
+        self._grid = grid
         self._carbon = carbon
         self._clock = clock
         self._latencies = latencies
@@ -119,7 +120,8 @@ class Accountant:
         finished = answered.finished
         energy = _energy(finished)
         busy_seconds = finished.busy_seconds if _is_amount(finished.busy_seconds) else 0.0
-        carbon = footprint(energy, busy_seconds, self._intensities.current(now), self._carbon)
+        intensity = self._grid(answered.engine).current(now)
+        carbon = footprint(energy, busy_seconds, intensity, self._carbon)
         entry = _entry(answered, energy, busy_seconds, carbon)
         self._spending.settled(entry)
         sample = self._sample(answered, now, text) if sampled else None

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
+from urllib.parse import quote
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from common.addresses import check_target, check_url
 from common.carbon import electricity_maps, uk_carbon_intensity
 from common.carbon.accounting import CarbonSettings
-from common.carbon.specification import SPEC_FORMS, ProviderSettings, is_live, provider_from_spec
+from common.carbon.specification import SPEC_FORMS, ProviderSettings, is_live, provider_from_spec, signal_of
 from common.client_tls import ClientTls, from_settings
 from common.clock import SystemClock, clock_from_spec
 from common.config import MEBIBYTE, ServiceConfig
+from common.limits import check_zone
 from router.rate_limit import MAX_CONCURRENT_REQUESTS, MAX_REQUESTS_PER_MINUTE, TenantLimit
 from router.redaction import RULES, Redaction
 
@@ -64,6 +67,11 @@ class RouterConfig(ServiceConfig):
         default="zone:WORLD",
         description=f"Grid: {SPEC_FORMS}. SCOPE is direct or lifecycle. The default is the world's mean of 2024.",
     )
+    zones: tuple[str, ...] = Field(
+        default=(),
+        description="Grids of engines elsewhere, each as ZONE=SPEC: ZONE as engines name it (PITH_ENGINE_ZONE), SPEC "
+        "as for intensity, and of its signal. Engines that name none of these are on the grid of intensity.",
+    )
     electricity_maps_token: SecretStr | None = Field(
         default=None, description="Token of the Electricity Maps API, for intensity electricitymaps."
     )
@@ -84,8 +92,8 @@ class RouterConfig(ServiceConfig):
     )
     intensity_cache_path: Path | None = Field(
         default=None,
-        description="File of a live grid's last observations, for a restart in its outage. None: intensity.json beside "
-        "outbox_path.",
+        description="File of a live grid's last observations, for a restart in its outage; those of zones lie beside "
+        "it, as intensity-ZONE.json. None: intensity.json beside outbox_path.",
     )
     pue: float = Field(default=1.2, ge=1, le=10, description="Energy of the building over energy of its machines.")
     embodied_grams: float = Field(default=26_357.0, ge=0, description="gCO2eq of making one engine's device.")
@@ -166,6 +174,32 @@ class RouterConfig(ServiceConfig):
             raise ValueError(f"{error.filename} cannot be read ({error.strerror})") from None
         return spec
 
+    @field_validator("zones")
+    @classmethod
+    def _zones_known(cls, zones: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        parts = [zone.partition("=") for zone in zones]
+        if not all(name and spec for name, _, spec in parts):
+            raise ValueError("each must be ZONE=SPEC")
+        if len({name for name, _, _ in parts}) < len(parts):
+            raise ValueError("no two may be of the same zone")
+        # A field that failed its own check is missing here, and reported by itself.
+        default = info.data.get("intensity", "")
+        counted = signal_of(provider_from_spec(default)) if default and zones else None
+        for name, _, spec in parts:
+            try:
+                found = signal_of(provider_from_spec(spec))
+                check_zone(name)
+            except OSError as error:
+                raise ValueError(f"{name}: {error.filename} cannot be read ({error.strerror})") from None
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+            if counted is not None and found != counted:
+                raise ValueError(
+                    f"{name}: {spec} is {found}, intensity {default} is {counted}; their grams cannot be added: name "
+                    "one SCOPE for all"
+                )
+        return zones
+
     @field_validator("electricity_maps_token")
     @classmethod
     def _token_fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
@@ -181,16 +215,18 @@ class RouterConfig(ServiceConfig):
 
     @model_validator(mode="after")
     def _live_grid_possible(self) -> Self:
-        if is_live(self.intensity):
-            if self.intensity.startswith("electricitymaps:") and not self.provider_settings.electricity_maps_token:
+        for setting, given in (("intensity", self.intensity), *(("zones", zone) for zone in self.zones)):
+            spec = given if setting == "intensity" else given.partition("=")[2]
+            if not is_live(spec):
+                continue
+            if spec.startswith("electricitymaps:") and not self.provider_settings.electricity_maps_token:
                 raise ValueError(
-                    f"electricity_maps_token: is needed with intensity {self.intensity}; set "
-                    "PITH_ROUTER_ELECTRICITY_MAPS_TOKEN"
+                    f"electricity_maps_token: is needed with {setting} {given}; set PITH_ROUTER_ELECTRICITY_MAPS_TOKEN"
                 )
             if not isinstance(clock_from_spec(self.clock), SystemClock):
                 raise ValueError(
-                    f"intensity: {self.intensity} is of the present, PITH_CLOCK is not; use a csv, profile, zone or "
-                    "constant with simulated time"
+                    f"{setting}: {given} is of the present, PITH_CLOCK is not; use a csv, profile, zone or constant "
+                    "with simulated time"
                 )
         return self
 
@@ -225,6 +261,19 @@ class RouterConfig(ServiceConfig):
     def engine_addresses(self) -> dict[str, str]:
         """Addresses by name."""
         return {engine.rpartition("=")[0] or engine: engine.rpartition("=")[2] for engine in self.engines}
+
+    @property
+    def zone_specs(self) -> dict[str, str]:
+        """Lines as of `intensity`, by zone."""
+        return {zone.partition("=")[0]: zone.partition("=")[2] for zone in self.zones}
+
+    def zone_settings(self, zone: str) -> ProviderSettings:
+        """What the line of a zone has no room for."""
+        settings = self.provider_settings
+        assert settings.keep_path is not None
+        path = settings.keep_path
+        # A zone may be called what no file can be.
+        return replace(settings, keep_path=path.with_name(f"{path.stem}-{quote(zone, safe='')}{path.suffix}"))
 
     @property
     def provider_settings(self) -> ProviderSettings:

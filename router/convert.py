@@ -270,7 +270,8 @@ def from_counterfactual(counterfactual: Counterfactual) -> reports_pb2.Report.Co
     )
 
 
-def from_engine(view: EngineView) -> reports_pb2.ListEnginesResponse.Engine:
+def from_engine(view: EngineView, intensity: Intensity | None, now: datetime) -> reports_pb2.ListEnginesResponse.Engine:
+    """With the intensity in force in its zone."""
     return reports_pb2.ListEnginesResponse.Engine(
         name=view.name,
         address=view.address,
@@ -279,4 +280,6 @@ def from_engine(view: EngineView) -> reports_pb2.ListEnginesResponse.Engine:
         load=view.load,
         in_flight=view.in_flight,
         fault=view.fault,
+        zone=view.zone,
+        intensity=None if intensity is None else from_intensity(intensity, now),
     )

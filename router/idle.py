@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -45,6 +45,8 @@ class _Report:
     wall_seconds: float
     started_at: datetime
     """The process, by what it told first: a simulated clock may run far ahead of it since."""
+    intensities: IntensityProvider
+    """Of the zone that it stands in."""
 
 
 class IdleKeeper:
@@ -60,16 +62,22 @@ class IdleKeeper:
     Args:
         clock: The service's, by whose hours carbon is counted.
         wall: Wall time.
+        grid: Intensities of an engine's zone, by the engine's name.
         carbon: Of building and device, as for requests.
     """
 
     def __init__(
-        self, database: Database, clock: Clock, wall: Clock, intensities: IntensityProvider, carbon: CarbonSettings
+        self,
+        database: Database,
+        clock: Clock,
+        wall: Clock,
+        grid: Callable[[str], IntensityProvider],
+        carbon: CarbonSettings,
     ) -> None:
         self._database = database
         self._clock = clock
         self._wall = wall
-        self._intensities = intensities
+        self._grid = grid
         self._carbon = carbon
         self._last: dict[str, _Report] = {}
         """By engine."""
@@ -91,7 +99,7 @@ class IdleKeeper:
             return
         lived = timedelta(seconds=totals.busy_seconds + totals.idle_seconds)
         started_at = last.started_at if last else now - min(lived, LONGEST_SPREAD)
-        report = _Report(engine, totals, now, wall_seconds, started_at)
+        report = _Report(engine, totals, now, wall_seconds, started_at, self._grid(engine))
         self._last[engine] = self._unwritten[totals.instance_id] = report
 
     def start(self) -> None:
@@ -140,20 +148,19 @@ class IdleKeeper:
                 if joules < 0:
                     self._refuse(report.engine, totals, f"its idle energy is {-joules} J less than it was")
                     return
-            hours = tuple(self._hours(totals, seconds, joules, count.updated_at, report.at))
+            hours = tuple(self._hours(report, seconds, joules, count.updated_at))
             now_counted = IdleCount(totals.idle_seconds, totals.idle_joules, report.at)
             await idle.add(totals.instance_id, report.engine, hours, now_counted)
 
-    def _hours(
-        self, totals: EngineTotals, seconds: float, joules: float | None, since: datetime, until: datetime
-    ) -> Iterator[IdleHour]:
-        """Spread evenly over [since, until], as nobody knows when in it the device was idle. An hour whose intensity is
-        not known is charged at the present one."""
-        present, carbon = self._intensities.current(until), self._carbon
+    def _hours(self, report: _Report, seconds: float, joules: float | None, since: datetime) -> Iterator[IdleHour]:
+        """Spread evenly from `since` to the report, as nobody knows when in it the device was idle. An hour whose
+        intensity is not known is charged at the present one."""
+        until, intensities, carbon = report.at, report.intensities, self._carbon
+        present = intensities.current(until)
         shares = hourly_shares(max(since, until - LONGEST_SPREAD), until)
         known: dict[datetime, float] = {}
         if past_hours := (hour_of(until) - shares[0][0]) // HOUR:
-            known = {hour_of(hour): value for hour, value in self._intensities.history(until, past_hours + 1)}
+            known = {hour_of(hour): value for hour, value in intensities.history(until, past_hours + 1)}
         known[hour_of(until)] = present.g_per_kwh
         for hour, share in shares:
             energy_joules = (joules or 0.0) * share
@@ -164,7 +171,7 @@ class IdleKeeper:
                 device_seconds=seconds * share,
                 seconds_without_energy=seconds * share if joules is None else 0.0,
                 energy_joules=energy_joules,
-                energy_source=None if joules is None else totals.idle_source,
+                energy_source=None if joules is None else report.totals.idle_source,
                 building_joules=energy_joules * carbon.pue,
                 operational_grams=operational_grams(energy_joules, g_per_kwh, carbon.pue),
                 embodied_grams=embodied_grams(seconds * share, carbon.embodied_grams_total, carbon.lifetime_seconds),

@@ -8,16 +8,17 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from common.carbon.intensity import IntensityProvider
 from common.carbon.polled import PolledIntensity
 from common.clock import Clock
+from router.zones import Zones
 
 
 class IntensityMetrics(Collector):
-    """Reads a provider when it is asked; does no I/O. What a declared grid cannot have is not there."""
+    """Reads providers when it is asked; does no I/O. What a declared grid cannot have is not there. Samples of the
+    default grid have no label `zone`."""
 
-    def __init__(self, intensities: IntensityProvider, clock: Clock) -> None:
-        self._intensities = intensities
+    def __init__(self, zones: Zones, clock: Clock) -> None:
+        self._zones = zones
         self._clock = clock
 
     def collect(self) -> Iterable[Metric]:
@@ -25,21 +26,22 @@ class IntensityMetrics(Collector):
         age = GaugeMetricFamily(
             "pith_router_intensity_age_seconds",
             "Since the carbon intensity in force was observed; of an annual mean, since the last observation.",
+            labels=("zone",),
         )
-        age.add_metric((), self._intensities.current(now).age_seconds(now))
-        families: Sequence[Metric] = (age,)
-        if isinstance(self._intensities, PolledIntensity):
-            outages = CounterMetricFamily(
-                "pith_router_intensity_outages", "Outages of the live source of carbon intensity."
-            )
-            outages.add_metric((), self._intensities.outages)
-            polls = CounterMetricFamily(
-                "pith_router_intensity_polls",
-                "Times that source was asked, by what came of it: ok, timeout, refused, limited, failed, malformed, "
-                "stale.",
-                labels=("result",),
-            )
-            for result, count in sorted(self._intensities.polls.items()):
-                polls.add_metric((result,), count)
-            families = (age, outages, polls)
-        return families
+        outages = CounterMetricFamily(
+            "pith_router_intensity_outages", "Outages of the live source of carbon intensity.", labels=("zone",)
+        )
+        polls = CounterMetricFamily(
+            "pith_router_intensity_polls",
+            "Times that source was asked, by what came of it: ok, timeout, refused, limited, failed, malformed, stale.",
+            labels=("result", "zone"),
+        )
+        for zone, provider in ((None, self._zones.default), *self._zones.by_zone.items()):
+            # A family may have samples without one of its labels: those of the default.
+            of: Sequence[str] = () if zone is None else (zone,)
+            age.add_metric(of, provider.current(now).age_seconds(now))
+            if isinstance(provider, PolledIntensity):
+                outages.add_metric(of, provider.outages)
+                for result, count in sorted(provider.polls.items()):
+                    polls.add_metric((result, *of), count)
+        return [family for family in (age, outages, polls) if family.samples]

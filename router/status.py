@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-import structlog
 from pith.router.v1 import reports_pb2 as pb
 
-from common.carbon.intensity import Intensity, IntensityProvider
 from common.clock import Clock
 from common.code_revision import code_revision
 from common.metrics import Metrics
@@ -16,10 +14,9 @@ from router.directives.decide import Reason
 from router.ledger import Ledger
 from router.snapshot import SnapshotKeeper
 from router.spending import Spending
+from router.zones import Zones
 
 _ANSWERING = {f"/pith.router.v1.Generation/{method}" for method in ("Generate", "StreamGenerate")}
-
-log = structlog.get_logger("status")
 
 
 class StatusReader:
@@ -35,7 +32,7 @@ class StatusReader:
         ledger: Ledger,
         keeper: SnapshotKeeper,
         spending: Spending,
-        intensities: IntensityProvider,
+        zones: Zones,
         clock: Clock,
         draining: Callable[[], bool],
     ) -> None:
@@ -43,7 +40,7 @@ class StatusReader:
         self._ledger = ledger
         self._keeper = keeper
         self._spending = spending
-        self._intensities = intensities
+        self._zones = zones
         self._clock = clock
         self._draining = draining
         self._version = code_revision()
@@ -78,9 +75,9 @@ class StatusReader:
             ledger_lost=self._ledger.lost,
             database_away=self._keeper.stale or self._ledger.database_away,
             planned_at=convert.timestamp(snapshot.plan.made_at),
-            intensity_fault=self._intensities.fault,
+            intensity_fault=self._zones.default.fault,
         )
-        intensity = self._intensity()
+        intensity = self._zones.current("")
         if intensity is not None:
             status.intensity.CopyFrom(convert.from_intensity(intensity, now))
             status.carbon_grams_total = self._sum("pith_router_carbon_grams_total", signal=str(intensity.signal))
@@ -97,15 +94,11 @@ class StatusReader:
                     grams_per_day=policy.carbon_budget.grams_per_day,
                     when_spent=policy_messages.from_when_spent(policy.carbon_budget.when_spent),
                 )
+        for zone, provider in self._zones.by_zone.items():
+            there = self._zones.current(zone)
+            known = None if there is None else convert.from_intensity(there, now)
+            status.zones.add(zone=zone, intensity=known, fault=provider.fault)
         return status
-
-    def _intensity(self) -> Intensity | None:
-        try:
-            return self._intensities.current(self._clock.now())
-        except Exception as error:
-            # Whatever is wrong with the provider, the rest of the status is what one needs then.
-            log.warning("no intensity", fault=str(error))
-            return None
 
     def _sum(self, name: str, **labels: str) -> float:
         return sum(value for found, value in self._samples(name) if labels.items() <= found.items())

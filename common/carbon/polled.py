@@ -12,7 +12,7 @@ import structlog
 
 from common.carbon.csv_intensity import EXPIRES_AFTER_SECONDS
 from common.carbon.hours import HOUR, YEAR, hour_start
-from common.carbon.intensity import Intensity, IntensityProvider
+from common.carbon.intensity import Intensity, IntensityProvider, Signal
 from common.carbon.observation_file import ObservationFile
 from common.carbon.observations import Observation, Observations
 from common.carbon.source import Source, SourceError
@@ -82,6 +82,11 @@ class PolledIntensity:
     @property
     def fault(self) -> str:
         return self._fault
+
+    @property
+    def signal(self) -> Signal:
+        """Of the source; the fallback's may be another."""
+        return self._source.signal
 
     def current(self, now: datetime) -> Intensity:
         # Once, as the poller may put others in their place; they themselves never change.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from common.carbon import electricity_maps, uk_carbon_intensity
 from common.carbon.csv_intensity import EXPIRES_AFTER_SECONDS, CsvIntensity
 from common.carbon.daily_profile import ConstantIntensity, read_daily_profile
 from common.carbon.electricity_maps import ElectricityMaps
-from common.carbon.intensity import IntensityProvider, Scope
+from common.carbon.intensity import IntensityProvider, Scope, Signal
 from common.carbon.observation_file import ObservationFile
 from common.carbon.parsing import parse_g_per_kwh, parse_scope
 from common.carbon.polled import PolledIntensity
@@ -40,6 +41,7 @@ class ProviderSettings:
 
 
 DEFAULTS = ProviderSettings()
+ANY_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def provider_from_spec(
@@ -102,6 +104,11 @@ def provider_from_spec(
             return _polled(uk, settings, clock)
         case _:
             raise ValueError(f"intensity provider must be {SPEC_FORMS}, got {spec!r}")
+
+
+def signal_of(provider: IntensityProvider) -> Signal:
+    """What grams count by a provider of `provider_from_spec`; by a live one, whenever its source was heard."""
+    return provider.signal if isinstance(provider, PolledIntensity) else provider.current(ANY_TIME).signal
 
 
 def is_live(spec: str) -> bool:

@@ -47,11 +47,14 @@ def carbon(
     forecast: Annotated[
         int, typer.Option("--forecast", metavar="HOURS", min=1, max=48, help="How far ahead to look.")
     ] = 24,
+    zone: Annotated[
+        str, typer.Option("--zone", metavar="ZONE", help="One of the router's zones; without, its own grid.")
+    ] = "",
 ) -> None:
     """Shows how clean the grid was, is and will be. What is ahead comes with its uncertainty."""
     from pith.router.v1.reports_pb2 import GetIntensityRequest
 
-    request = GetIntensityRequest(history_hours=history, forecast_hours=forecast)
+    request = GetIntensityRequest(history_hours=history, forecast_hours=forecast, zone=zone)
     with session.router() as router:
         reply = router.call(router.reports.GetIntensity, request)
     if session.as_json:

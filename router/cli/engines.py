@@ -38,12 +38,27 @@ def engines(session: Session) -> None:
 
 
 def engines_table(engines: Sequence[ListEnginesResponse.Engine]) -> RenderableType:
-    """State, model and load of each; a column of faults where there are any."""
+    """State, model and load of each; columns of zones and of faults where there are any."""
     faulty = any(engine.fault for engine in engines)
+    apart = any(engine.zone or engine.model.zone for engine in engines)
     loads = ("RUNNING", "WAITING", "KV FREE", "IN FLIGHT")
-    headings = ("NAME", "ADDRESS", "STATE", "MODEL", *loads, *(["FAULT"] if faulty else []))
-    rows = [(*_row(engine), *([coloured(engine.fault or "-", "red")] if faulty else [])) for engine in engines]
-    return table(headings, rows, right=loads)
+    more = (*(("ZONE", "g/kWh") if apart else ()), *(("FAULT",) if faulty else ()))
+    rows = [
+        (
+            *_row(engine),
+            *(_grid(engine) if apart else ()),
+            *((coloured(engine.fault or "-", "red"),) if faulty else ()),
+        )
+        for engine in engines
+    ]
+    return table(("NAME", "ADDRESS", "STATE", "MODEL", *loads, *more), rows, right=(*loads, "g/kWh"))
+
+
+def _grid(engine: ListEnginesResponse.Engine) -> tuple[str | Text, str]:
+    """Its zone, and the intensity in force there."""
+    named = engine.model.zone
+    zone = engine.zone or (coloured(f"{named}, which the router does not know", "yellow") if named else "-")
+    return zone, f"{engine.intensity.g_per_kwh:.0f}" if engine.HasField("intensity") else UNKNOWN
 
 
 def _row(engine: ListEnginesResponse.Engine) -> tuple[str | Text, ...]:

@@ -44,7 +44,7 @@ def status(session: Session) -> None:
             out.print(part)
 
 
-def grid(found: RouterStatus | IntensityOutlook, field: str = "intensity") -> str | Text:
+def grid(found: RouterStatus | RouterStatus.Zone | IntensityOutlook, field: str = "intensity") -> str | Text:
     """The grid's intensity, what it is of, and its age, which a constant or a published annual mean has none of."""
     from router.cli.document import value, word
 
@@ -92,6 +92,11 @@ def faults(found: RouterStatus) -> Iterable[str]:
         yield "the grid's intensity is unknown"
     if found.intensity_fault:
         yield f"no fresh carbon intensity: {found.intensity_fault}"
+    for zone in found.zones:
+        if not zone.HasField("intensity"):
+            yield f"the intensity of zone {zone.zone} is unknown"
+        if zone.fault:
+            yield f"no fresh carbon intensity in zone {zone.zone}: {zone.fault}"
     if found.ledger_lost:
         yield f"{count(found.ledger_lost)} records of the ledger are lost"
 
@@ -159,6 +164,9 @@ def _facts(
         carbon = f"{grams(found.carbon_grams_total)} CO2e ({signal_words(found.intensity)})"
     yield "energy", f"{joules(found.energy_joules_total)}, {carbon}, where known"
     yield "grid", grid(found)
+    for zone in found.zones:
+        there = [engine.name for engine in engines if engine.zone == zone.zone]
+        yield f"zone {zone.zone}", f"{', '.join(there) or 'no engine'}: {grid(zone)}"
     if found.HasField("planned_at"):
         ago = span((now - found.planned_at.ToDatetime()).total_seconds())
         yield "planned", f"{ago} ago, at {moment(found, 'planned_at')}"

@@ -19,7 +19,7 @@ from common.errors import (
     resource_exhausted,
     unavailable,
 )
-from router.fleet.engines import REFUSALS, RETRY_AFTER_SECONDS, Engine, model_identity, refused_token
+from router.fleet.engine import REFUSALS, RETRY_AFTER_SECONDS, Engine, model_identity, refused_token
 
 # First byte of a StreamGenerateResponse on the wire: the tag of field 2, length-delimited. Engine and router have the
 # same number for the same message there, so that these bytes are what the router's own client gets.

@@ -12,7 +12,8 @@ from pith.engine.v1 import inference_pb2
 from common.errors import PithError, unavailable
 from common.metrics import Metrics
 from router.fleet.attempt import Attempt, GivenUpError
-from router.fleet.engines import RETRY_AFTER_SECONDS, Engine, Engines
+from router.fleet.engine import RETRY_AFTER_SECONDS, Engine
+from router.fleet.engines import Engines
 
 log = structlog.get_logger("dispatch")
 

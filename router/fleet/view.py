@@ -34,3 +34,5 @@ class EngineView:
     """This router's requests there."""
     fault: str
     """Why it is not ready; empty where it is."""
+    zone: str = ""
+    """Of the grid, by whose intensity its energy is charged; empty for the default's."""

@@ -21,7 +21,8 @@ from router.convert import from_decision, from_turns
 from router.directives.compile import Compiled, apply
 from router.directives.decide import Decision
 from router.fleet.dispatch import Dispatcher, Opened
-from router.fleet.engines import Engine, Engines, model_identity
+from router.fleet.engine import Engine, model_identity
+from router.fleet.engines import Engines
 from router.outcomes import Outcomes
 from router.policy_messages import from_variables
 

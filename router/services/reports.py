@@ -11,7 +11,7 @@ from pith.router.v1 import reports_pb2_grpc
 
 from common.auth import Role
 from common.carbon.forecast import MOST_FORECAST_HOURS
-from common.carbon.intensity import IntensityProvider, Signal
+from common.carbon.intensity import Signal
 from common.clock import Clock
 from common.errors import Violations
 from common.grpc_server import Context
@@ -32,6 +32,7 @@ from router.store.quality import Place
 from router.store.reports import ReportRepository, Window
 from router.store.strata import StratumRepository
 from router.window import read_window
+from router.zones import Zones
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Reports"]
 ROLES = {method.name: {Role.ADMIN} for method in SERVICE.methods}
@@ -60,7 +61,7 @@ class ReportsService(reports_pb2_grpc.ReportsServicer):
     Args:
         engines: The engines as this router sees them now.
         status: How this router is now.
-        intensities: The grid's.
+        zones: The grid's, of each.
     """
 
     def __init__(
@@ -70,15 +71,15 @@ class ReportsService(reports_pb2_grpc.ReportsServicer):
         clock: Clock,
         engines: Callable[[], Sequence[EngineView]],
         status: Callable[[], pb.RouterStatus],
-        intensities: IntensityProvider,
+        zones: Zones,
     ) -> None:
         self._database = database
         self._keeper = keeper
         self._clock = clock
         self._engines = engines
         self._status = status
-        self._intensities = intensities
-        self._forecast = GridForecast(intensities)
+        self._zones = zones
+        self._forecasts = {zone: GridForecast(zones.of(zone)) for zone in ("", *zones.by_zone)}
 
     async def GetReport(self, request: pb.GetReportRequest, context: Context) -> pb.Report:
         """A report on one tenant holds neither evaluation nor idle time: the product pays for those, so they lessen no
@@ -137,15 +138,19 @@ class ReportsService(reports_pb2_grpc.ReportsServicer):
 
     async def ListEngines(self, request: pb.ListEnginesRequest, context: Context) -> pb.ListEnginesResponse:
         views = sorted(self._engines(), key=lambda view: view.name)
-        return pb.ListEnginesResponse(engines=map(convert.from_engine, views))
+        now = self._clock.now()
+        return pb.ListEnginesResponse(
+            engines=[convert.from_engine(view, self._zones.current(view.zone), now) for view in views]
+        )
 
     async def GetIntensity(self, request: pb.GetIntensityRequest, context: Context) -> pb.IntensityOutlook:
-        history_hours, forecast_hours = _hours(request)
+        history_hours, forecast_hours = _hours(request, self._zones)
+        intensities = self._zones.of(request.zone)
         now = self._clock.now()
         try:
-            current = self._intensities.current(now)
-            past = self._intensities.history(now, history_hours)
-            coming = await self._forecast.hours(now, forecast_hours)
+            current = intensities.current(now)
+            past = intensities.history(now, history_hours)
+            coming = await self._forecasts[request.zone].hours(now, forecast_hours)
         except Exception as error:
             # As in GetStatus: whatever is wrong with the provider, to say so is what is asked for.
             log.warning("no intensity", fault=str(error))
@@ -160,7 +165,7 @@ class ReportsService(reports_pb2_grpc.ReportsServicer):
                 pb.IntensityOutlook.Forecast(start_time=convert.timestamp(start), g_per_kwh=convert.from_interval(hour))
                 for start, hour in coming
             ],
-            fault=self._intensities.fault,
+            fault=intensities.fault,
         )
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.RouterStatus:
@@ -181,9 +186,12 @@ def _cell_key(bound: QualityBound) -> tuple[str, ...]:
     return bound.cell.model, bound.cell.task, bound.cell.directive, bound.cell.tenant
 
 
-def _hours(request: pb.GetIntensityRequest) -> tuple[int, int]:
+def _hours(request: pb.GetIntensityRequest, zones: Zones) -> tuple[int, int]:
     """Of history and of forecast, with the defaults for 0."""
     faults = Violations()
+    if request.zone and request.zone not in zones:
+        named = f"one of {', '.join(zones.by_zone)}, or empty" if zones.by_zone else "empty: no zones are configured"
+        faults.add("zone", f"is {request.zone[:MAX_ID_CHARACTERS]!r}; must be {named}")
     for field, hours, most in (
         ("history_hours", request.history_hours, MOST_PAST_HOURS),
         ("forecast_hours", request.forecast_hours, MOST_FORECAST_HOURS),

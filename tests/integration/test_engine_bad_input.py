@@ -188,6 +188,12 @@ async def test_model_info_describes_the_model(model_path: Path) -> None:
         assert (info.vocabulary_size, info.max_context_tokens) == (260, LONG_CONTEXT)
         assert info.accepts_messages and info.accepts_resume and info.accepts_logprobs
         assert len(info.model_digest) == 64
+        assert info.zone == ""
+
+
+async def test_model_info_names_the_zone_that_the_engine_was_told(model_path: Path) -> None:
+    async with serving(model_path, zone="eu-north-1") as served:
+        assert (await served.control.GetModelInfo(control_pb2.GetModelInfoRequest())).zone == "eu-north-1"
 
 
 async def test_a_watch_refuses_an_interval_out_of_range(model_path: Path) -> None:

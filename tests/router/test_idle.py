@@ -64,7 +64,7 @@ class Router:
         self.database = SometimesAway(url)
         self.clock = ManualClock(NOON)
         self.wall = ManualClock()
-        self.keeper = IdleKeeper(self.database, self.clock, self.wall, grid or Grid({}), CARBON)
+        self.keeper = IdleKeeper(self.database, self.clock, self.wall, lambda engine: grid or Grid({}), CARBON)
 
     async def hear(self, totals: EngineTotals, *, after: timedelta = MINUTE, engine: str = "e1") -> None:
         await self.clock.advance(after.total_seconds())

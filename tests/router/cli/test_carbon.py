@@ -47,9 +47,10 @@ def facts(said: str) -> dict[str, str]:
 
 def test_what_is_asked_for_is_asked(pithctl: Pithctl, fake: FakeServices, outlook: IntensityOutlook) -> None:
     pithctl("carbon")
-    pithctl("carbon", "--history", "100", "--forecast", "48")
+    pithctl("carbon", "--history", "100", "--forecast", "48", "--zone", "north")
     asked = fake.called("GetIntensity")
     assert [(request.history_hours, request.forecast_hours) for request in asked] == [(24, 24), (100, 48)]
+    assert [request.zone for request in asked] == ["", "north"]
 
 
 @pytest.mark.parametrize("option", [("--history", "745"), ("--history", "0"), ("--forecast", "49")])

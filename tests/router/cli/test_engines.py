@@ -36,6 +36,28 @@ def test_faults_have_a_column_only_where_there_are_some(pithctl: Pithctl, fake: 
     assert "FAULT" not in pithctl("engines").out
 
 
+def test_zones_have_columns_only_where_there_are_some(pithctl: Pithctl, fake: FakeServices) -> None:
+    fake.engines = [READY]
+    assert "ZONE" not in pithctl("engines").out
+    north, lost, plain = (ListEnginesResponse.Engine() for _ in range(3))
+    north.MergeFrom(READY)
+    north.model.zone = north.zone = "north"
+    north.intensity.g_per_kwh = 61.7
+    lost.MergeFrom(READY)
+    lost.model.zone = "[atlantis]"
+    plain.MergeFrom(READY)
+    fake.engines = [north, lost, plain]
+    headings, *rows = pithctl("engines").out.splitlines()
+    assert headings.split()[-2:] == ["ZONE", "g/kWh"]
+    assert [" ".join(row.split("  4  ")[1].split()) for row in rows] == [
+        "north 62",
+        "[atlantis], which the router does not know unknown",
+        "- unknown",
+    ]
+    ready, *_ = pithctl("engines", "--json").document["engines"]
+    assert (ready["zone"], ready["intensity"]["g_per_kwh"]) == ("north", 61.7)
+
+
 def test_document_tells_absent_from_idle(pithctl: Pithctl, fake: FakeServices) -> None:
     fake.engines = [READY, LOST]
     ready, lost = pithctl("engines", "--json").document["engines"]

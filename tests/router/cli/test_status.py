@@ -56,6 +56,20 @@ def test_a_grid_that_is_away_is_a_fault(pithctl: Pithctl, fake: FakeServices) ->
     assert "lacks" not in pithctl("status").out
 
 
+def test_each_zone_is_a_line_with_its_engines(pithctl: Pithctl, fake: FakeServices) -> None:
+    assert "zone" not in pithctl("status").out
+    north = fake.router_status.zones.add(zone="north", fault="HTTP 503")
+    north.intensity.g_per_kwh, north.intensity.zone, north.intensity.source = 61.7, "NO", "Ember, mean of 2024"
+    fake.router_status.zones.add(zone="south")
+    fake.engines = [Engine(name="e1", zone="north"), Engine(name="e2"), Engine(name="e3", zone="north")]
+    out = pithctl("status").out
+    assert line(out, "zone north").startswith("e1, e3: 62 g/kWh in NO (")
+    assert line(out, "zone south") == "no engine: unknown: no provider answers"
+    told = "no fresh carbon intensity in zone north: HTTP 503"
+    assert re.findall(r"^lacks +(.*zone.*)$", out, re.MULTILINE) == [told, "the intensity of zone south is unknown"]
+    assert told in pithctl("top", "--once", "--interval", "0.1").out
+
+
 def test_carbon_says_what_it_counts_and_is_unknown_without_a_grid(pithctl: Pithctl, fake: FakeServices) -> None:
     found = fake.router_status
     found.energy_joules_total, found.carbon_grams_total = 100.0, 0.25

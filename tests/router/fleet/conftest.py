@@ -15,7 +15,8 @@ from common.clock import ManualClock
 from common.metrics import Metrics
 from router.fleet.breaker import Breaker
 from router.fleet.dispatch import Dispatcher, Event, Prepare
-from router.fleet.engines import Engine, Engines
+from router.fleet.engine import Engine
+from router.fleet.engines import Engines
 from tests.router.fake_engine import FakeEngine
 
 FOREVER = 3600.0

@@ -15,7 +15,8 @@ from common.errors import FieldViolation, PithError
 from common.metrics import Metrics
 from router.fleet.breaker import Breaker
 from router.fleet.dispatch import Dispatcher, Event, Opened
-from router.fleet.engines import Engine, Engines
+from router.fleet.engine import Engine
+from router.fleet.engines import Engines
 from router.fleet.view import EngineState
 from tests.router.fake_engine import FakeEngine, Script, answer, delta, finished, refuse, stall
 from tests.router.fleet.conftest import FOREVER, Fleet, collect, dispatch, sticky

@@ -13,6 +13,7 @@ import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.auth import Authenticator
+from common.carbon.daily_profile import ConstantIntensity
 from common.client_tls import ClientTls
 from common.clock import ManualClock
 from common.config import ServiceConfig
@@ -21,6 +22,7 @@ from common.grpc_server import GrpcServer
 from common.metrics import Metrics
 from router.fleet.engines import Engines
 from router.fleet.view import EngineState
+from router.zones import Zones
 from tests.certificates import Authority
 from tests.router.fake_engine import DIGEST, IDENTITY, FakeEngine, energy_model
 from tests.router.fleet.conftest import Fleet
@@ -171,6 +173,92 @@ async def test_an_engine_that_asks_for_a_certificate_is_told_from_one_that_is_aw
     finally:
         await engines.close()
         await server.drain(grace_seconds=0)
+
+
+@pytest.fixture
+def zones(fleet: Fleet) -> Zones:
+    """The default's grid is twice as clean as that of the zone "far"."""
+    return Zones(ConstantIntensity("HERE", 100.0), {"far": ConstantIntensity("FAR", 200.0)}, fleet.clock)
+
+
+def chosen(engines: Engines) -> str:
+    engine = engines.choose("")
+    assert engine is not None
+    return engine.name
+
+
+async def test_of_two_zones_the_clean_one_is_chosen_until_it_is_full(fleet: Fleet, zones: Zones) -> None:
+    far, here = FakeEngine(), FakeEngine()
+    far.info.zone = "far"
+    engines = await fleet.start(far, here, zones=zones)
+    names = []
+    for _ in range(6):
+        engine = engines.choose("")
+        assert engine is not None
+        engine.begin()
+        names.append(engine.name)
+    assert names == ["b", "b", "b", "b", "a", "a"]
+    assert [view.zone for view in engines.views()] == ["far", ""]
+    assert (engines.zone("a"), engines.zone("b"), engines.zone("nobody")) == ("far", "", "")
+
+
+async def test_a_clean_engine_that_serves_another_model_is_no_candidate(fleet: Fleet, zones: Zones) -> None:
+    far, here = FakeEngine(), FakeEngine(model="large", digest="f" * 64)
+    far.info.zone = "far"
+    engines = await fleet.start(far, here, zones=zones)
+    engine = engines.choose("small")
+    assert engine is not None and engine.name == "a"
+    assert engines.identity("") == "large@ffffffffffff", "any model: that of the engine that would be asked"
+
+
+async def test_within_one_zone_the_load_decides_whatever_engines_cost(fleet: Fleet, zones: Zones) -> None:
+    dear, cheap = calibrated(input_joules=50.0), calibrated()
+    dear.info.zone = cheap.info.zone = "far"
+    engines = await fleet.start(dear, cheap, zones=zones)
+    assert chosen(engines) == "a"
+    # Today's choice, also where the other would run it at once.
+    await dear.report(running=0, waiting=1)
+    await cheap.report(running=3)
+    await fleet.until(lambda: [v.load.running for v in engines.views() if v.load] == [0, 3])
+    assert chosen(engines) == "a"
+
+
+async def test_between_zones_what_engines_cost_counts_where_all_are_calibrated(fleet: Fleet, zones: Zones) -> None:
+    far, here = calibrated(), calibrated(input_joules=50.0)
+    far.info.zone = "far"
+    engines = await fleet.start(far, here, zones=zones)
+    assert chosen(engines) == "a"
+    await far.stop()
+    await fleet.until(lambda: engines.ready == 1)
+    far.info.ClearField("energy_model")
+    await far.start()
+    await fleet.until(lambda: engines.ready == 2)
+    assert chosen(engines) == "b", "by the intensity alone"
+
+
+async def test_an_engine_without_work_does_not_look_dear(fleet: Fleet, zones: Zones) -> None:
+    """At its own batch of 1, a token at the clean engine would cost four times what it costs at the busy one."""
+    far, here = calibrated(), calibrated()
+    for fake in (far, here):
+        fake.info.energy_model.input_joules = 0.0
+    far.info.zone = "far"
+    engines = await fleet.start(far, here, zones=zones)
+    far.load.max_running = 16
+    await far.report(running=8)
+    await fleet.until(lambda: [v.load.running for v in engines.views() if v.load] == [8, 0])
+    await fleet.clock.advance(1000)
+    assert chosen(engines) == "b"
+
+
+async def test_a_zone_that_is_not_there_is_the_defaults(fleet: Fleet, zones: Zones) -> None:
+    lost, far = FakeEngine(), FakeEngine()
+    lost.info.zone, far.info.zone = "x" * 999, "far"
+    with structlog.testing.capture_logs() as logs:
+        engines = await fleet.start(lost, far, zones=zones)
+    assert [view.zone for view in engines.views()] == ["", "far"]
+    assert chosen(engines) == "a"
+    (said,) = [line for line in logs if "zone" in line]
+    assert (said["engine"], said["zone"]) == ("a", "x" * 128)
 
 
 def calibrated(model: str = "small", digest: str = DIGEST, **fields: Any) -> FakeEngine:
