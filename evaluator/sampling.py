@@ -149,18 +149,20 @@ def _of_group(
     for target in sorted(saving, key=_carbon):
         verdicts = target.verdicts(estimates)
         verdict = target.verdict(estimates)
-        if verdict == "open":
-            cleared = [floor for floor, at_floor in verdicts.items() if at_floor == "open"]
+        cleared = [floor for floor, at_floor in verdicts.items() if at_floor == "open"]
+        # It answers users, whether or not more is to be told of it.
+        if cleared:
             wanted = economy.maintenance_samples - tally.drawn[target.cell]
             if wanted <= 0 and any(
                 tally.falls_short(target.cell, estimates.as_scored(target.cell, floor)) for floor in cleared
             ):
                 wanted = economy.batch_samples
             samples = min(wanted, target.waiting, budget)
-            # First, for it answers users: an undecided one may use up the rest of the budget.
+            # First: an undecided one may use up the rest of the budget.
             if samples > 0 and target.cell not in tally.dry:
                 budget -= samples
                 yield Batch(target, samples, samples, is_maintenance=True)
+        if verdict == "open":
             if len(cleared) == len(verdicts):
                 most = _carbon(target)[0] - LEAST_FURTHER_SAVING
                 undecided = [cheaper for cheaper in undecided if _carbon(cheaper)[0] <= most]
@@ -173,7 +175,7 @@ def _of_group(
             not _spells(target, estimates, economy) or _chance(target, estimates, economy) >= FUTILE_CHANCE
         ):
             undecided.append(target)
-        elif _is_open_for_some(target, estimates):
+        elif not cleared and _is_open_for_some(target, estimates):
             samples = min(economy.maintenance_samples - tally.drawn[target.cell], target.waiting, budget)
             if samples > 0:
                 budget -= samples

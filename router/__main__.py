@@ -27,6 +27,7 @@ from router.config import RouterConfig
 from router.fleet.breaker import Breaker
 from router.fleet.dispatch import Dispatcher
 from router.fleet.engines import Engines
+from router.grid_forecast import GridForecast
 from router.idle import IdleKeeper
 from router.intensity_metrics import IntensityMetrics
 from router.ledger import Ledger, Rating, Record, Served
@@ -34,6 +35,7 @@ from router.optimizer.costs import CostBook
 from router.optimizer.latency import LatencyBook
 from router.optimizer.loop import Planner
 from router.outcomes import Outcomes
+from router.quality_days import QualityDays
 from router.rate_limit import RateLimiter
 from router.redaction import Redaction
 from router.replay.simulate import Simulator
@@ -153,8 +155,9 @@ class Router:
         )
         answers.remember(reversed(answered))
         grid = self._zones.default
+        days = QualityDays(self._database, keeper, grid, GridForecast(grid), config.carbon)
         self._planner = planner = Planner(
-            keeper, costs, grid, config.carbon, clock, config.plan_interval_seconds, self._latencies
+            keeper, costs, grid, config.carbon, clock, config.plan_interval_seconds, self._latencies, days
         )
         await self._spending.start()
         self._access = AccessKeeper(self._database, self._auth, self._rates, answers.forget)

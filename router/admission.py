@@ -15,7 +15,7 @@ from common.clock import Clock
 from common.errors import PithError, not_found, permission_denied, quota_exceeded
 from router.convert import to_turns
 from router.directives.compile import Turn
-from router.directives.decide import Decision, Facts, Reason, budget_words, decide, refuses
+from router.directives.decide import Decision, Facts, Reason, carbon_budget_words, decide, refuses
 from router.directives.levels import TRIAL, Directive
 from router.directives.policy import Policy, Trait, match
 from router.directives.traits import traits_of
@@ -143,5 +143,5 @@ class Admission:
         self._on_refused("carbon_budget")
         now = self._clock.now()
         again = next_day(now)
-        why = f"{budget_words(policy, self._spending.today)}; the next day begins at {again.isoformat()}"
+        why = f"{carbon_budget_words(policy, self._spending.today)}; the next day begins at {again.isoformat()}"
         return quota_exceeded("CARBON_BUDGET_SPENT", f"policy:{policy.name}", why, (again - now).total_seconds())

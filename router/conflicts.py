@@ -108,6 +108,14 @@ def _about_directives(policy: Policy, directives: Mapping[str, Directive]) -> It
             "its latency objective has no effect: without directives there is nothing faster to choose. Name "
             "directives, or take the objective out",
         )
+    if policy.quality_budget is not None and not policy.directives:
+        yield Finding(
+            Severity.WARNING,
+            policy.name,
+            "quality_budget_without_directives",
+            "its quality budget has no effect: without directives there is nothing to spend it on. Name directives, or "
+            "take the budget out",
+        )
     missing = [name for name in policy.directives if name not in directives]
     if missing:
         yield Finding(
@@ -289,10 +297,11 @@ def _all_closed(
             of_tenant = cell if cell.tenant else replace(cell, tenant=policy.tenant)
             if match(acting.values(), of_tenant.tenant, cell.task) is not policy:
                 continue
-            bound, why = open_bound(snapshot, policy, of_tenant, policy.floor, now)
+            bound, why = open_bound(snapshot, policy, of_tenant, policy.opening_floor, now)
             if bound is not None:
                 return
-            known = own_bound(snapshot, policy, of_tenant, policy.floor, now)[0] or snapshot.bounds.get(cell.of_all)
+            own, _ = own_bound(snapshot, policy, of_tenant, policy.opening_floor, now)
+            known = own or snapshot.bounds.get(cell.of_all)
             value = bound_value(known, policy) if known is not None else 0.0
             closed.append((value, f"{why()} (task {cell.task!r}, model {cell.model})"))
         # Of many tasks, the one that lacks least.

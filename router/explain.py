@@ -70,7 +70,7 @@ def _candidate(
     if name == L0.name:
         why = f"{name}: no directive, always open"
         return policies_pb2.ExplainResponse.Candidate(directive=name, open=True, why=why, planned_share=planned)
-    floor = max(policy.floor, facts.floor or 0.0)
+    floor = max(policy.opening_floor, facts.floor or 0.0)
     cell = Cell(facts.model, facts.task, name, facts.tenant)
     found, words = open_bound(snapshot, policy, cell, floor, now)
     own, _ = own_bound(snapshot, policy, cell, floor, now)

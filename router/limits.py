@@ -93,7 +93,9 @@ def check_policy(faults: Violations, message: policies_pb2.Policy, known: Collec
     if message.HasField("latency"):
         _check_latency(faults, message.latency, f"{at}.latency")
     if message.HasField("carbon_budget"):
-        _check_budget(faults, message.carbon_budget, f"{at}.carbon_budget")
+        _check_carbon_budget(faults, message.carbon_budget, f"{at}.carbon_budget")
+    if message.HasField("quality_budget"):
+        _check_quality_budget(faults, message, f"{at}.quality_budget")
     check_traits(faults, f"{at}.leave_alone.traits", message.leave_alone.traits)
 
 
@@ -112,12 +114,29 @@ def _check_latency(faults: Violations, message: policies_pb2.LatencyObjective, a
     )
 
 
-def _check_budget(faults: Violations, message: policies_pb2.CarbonBudget, at: str) -> None:
+def _check_carbon_budget(faults: Violations, message: policies_pb2.CarbonBudget, at: str) -> None:
     grams = message.grams_per_day
     faults.require(
         math.isfinite(grams) and grams > 0, f"{at}.grams_per_day", f"is {grams:g}; must be a finite number above 0"
     )
     _check_enum(faults, at, message, "when_spent")
+
+
+def _check_quality_budget(faults: Violations, policy: policies_pb2.Policy, at: str) -> None:
+    budget = policy.quality_budget
+    # A floor that is at fault is reported by itself.
+    most = policy.floor if 0 < policy.floor <= 1 else 1.0
+    faults.require(
+        0 < budget.directive_floor < most,
+        f"{at}.directive_floor",
+        f"is {budget.directive_floor:g}; must be above 0 and below the policy's floor, {most:g}",
+    )
+    faults.require(
+        policy.floor_kind != policies_pb2.FLOOR_KIND_ABSOLUTE,
+        at,
+        "needs the floor_kind FLOOR_KIND_RELATIVE; the policy's is FLOOR_KIND_ABSOLUTE",
+    )
+    _check_enum(faults, at, budget, "scope")
 
 
 def check_traits(faults: Violations, field: str, traits: Sequence[int]) -> None:

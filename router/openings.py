@@ -23,13 +23,13 @@ def allowing(policies: Sequence[Policy], task: str, directive: str, tenant: str 
 def opening(snapshot: Snapshot, policy: Policy, cell: Cell, now: datetime) -> tuple[QualityBound | None, str]:
     """The bound by which requests of the cell's tenant, or of the policy's, may get the directive, callers' own floors
     left out of account; None where it is closed. And in words why."""
-    bound, why = open_bound(snapshot, policy, _of_whom(cell, policy), policy.floor, now)
+    bound, why = open_bound(snapshot, policy, _of_whom(cell, policy), policy.opening_floor, now)
     return bound, why()
 
 
 def is_open(snapshot: Snapshot, policy: Policy, cell: Cell, now: datetime) -> bool:
     """As `opening`: whether there is one."""
-    bound, _ = open_bound(snapshot, policy, _of_whom(cell, policy), policy.floor, now)
+    bound, _ = open_bound(snapshot, policy, _of_whom(cell, policy), policy.opening_floor, now)
     return bound is not None
 
 
@@ -37,7 +37,7 @@ def opens(snapshot: Snapshot, policy: Policy, cell: Cell, now: datetime) -> bool
     """Whether the cell's own bound opens the directive, or closes it; None where it is for another's to decide: that of
     a tenant alone where it tells, else that of all tenants."""
     whom = _of_whom(cell, policy)
-    own, _ = own_bound(snapshot, policy, whom, policy.floor, now)
+    own, _ = own_bound(snapshot, policy, whom, policy.opening_floor, now)
     if (own is not None) != bool(cell.tenant):
         return None
     return is_open(snapshot, policy, whom, now)

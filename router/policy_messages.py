@@ -10,7 +10,16 @@ from pith.router.v1 import directives_pb2, generation_pb2, policies_pb2
 from common.quality.bound import FloorKind
 from router.convert import timestamp
 from router.directives.levels import Directive, Placement, TemplateValue
-from router.directives.policy import CarbonBudget, LatencyObjective, Mode, Policy, Trait, WhenSpent
+from router.directives.policy import (
+    BudgetScope,
+    CarbonBudget,
+    LatencyObjective,
+    Mode,
+    Policy,
+    QualityBudget,
+    Trait,
+    WhenSpent,
+)
 from router.store.directives import DirectiveRevision
 from router.store.policies import PolicyRevision
 
@@ -69,13 +78,14 @@ def to_policy(message: policies_pb2.Policy) -> Policy:
         floor_kind=(
             default.floor_kind if message.floor_kind == policies_pb2.FLOOR_KIND_UNSPECIFIED else FloorKind[kind]
         ),
+        quality_budget=_to_quality_budget(message.quality_budget) if message.HasField("quality_budget") else None,
         directives=tuple(message.directives),
         holdback_share=message.holdback_share if message.HasField("holdback_share") else default.holdback_share,
         sample_share=message.sample_share if message.HasField("sample_share") else default.sample_share,
         grader=message.grader,
         bound_max_age_seconds=message.bound_max_age_seconds or default.bound_max_age_seconds,
         latency=_to_latency(message.latency) if message.HasField("latency") else None,
-        carbon_budget=_to_budget(message.carbon_budget) if message.HasField("carbon_budget") else None,
+        carbon_budget=_to_carbon_budget(message.carbon_budget) if message.HasField("carbon_budget") else None,
         leave_alone=to_traits(message.leave_alone.traits) if message.HasField("leave_alone") else default.leave_alone,
     )
 
@@ -95,8 +105,9 @@ def from_policy(policy: Policy) -> policies_pb2.Policy:
         grader=policy.grader,
         bound_max_age_seconds=policy.bound_max_age_seconds,
         latency=None if policy.latency is None else _from_latency(policy.latency),
-        carbon_budget=None if policy.carbon_budget is None else _from_budget(policy.carbon_budget),
+        carbon_budget=None if policy.carbon_budget is None else _from_carbon_budget(policy.carbon_budget),
         leave_alone=policies_pb2.LeaveAlone(traits=from_traits(policy.leave_alone)),
+        quality_budget=None if policy.quality_budget is None else _from_quality_budget(policy.quality_budget),
         revision=policy.revision,
         etag=policy.etag,
         updated_at=timestamp(policy.updated_at),
@@ -148,15 +159,27 @@ def _from_latency(latency: LatencyObjective) -> policies_pb2.LatencyObjective:
     return policies_pb2.LatencyObjective(seconds=latency.seconds, share=latency.share)
 
 
-def _to_budget(message: policies_pb2.CarbonBudget) -> CarbonBudget:
+def _to_carbon_budget(message: policies_pb2.CarbonBudget) -> CarbonBudget:
     if message.when_spent == policies_pb2.WHEN_SPENT_UNSPECIFIED:
         return CarbonBudget(message.grams_per_day)
     spent = policies_pb2.WhenSpent.Name(message.when_spent).removeprefix("WHEN_SPENT_")
     return CarbonBudget(message.grams_per_day, WhenSpent[spent])
 
 
-def _from_budget(budget: CarbonBudget) -> policies_pb2.CarbonBudget:
+def _from_carbon_budget(budget: CarbonBudget) -> policies_pb2.CarbonBudget:
     return policies_pb2.CarbonBudget(grams_per_day=budget.grams_per_day, when_spent=from_when_spent(budget.when_spent))
+
+
+def _to_quality_budget(message: policies_pb2.QualityBudget) -> QualityBudget:
+    if message.scope == policies_pb2.QualityBudget.SCOPE_UNSPECIFIED:
+        return QualityBudget(message.directive_floor)
+    scope = policies_pb2.QualityBudget.Scope.Name(message.scope).removeprefix("SCOPE_")
+    return QualityBudget(message.directive_floor, BudgetScope[scope])
+
+
+def _from_quality_budget(budget: QualityBudget) -> policies_pb2.QualityBudget:
+    scope = policies_pb2.QualityBudget.Scope.Value(f"SCOPE_{budget.scope.name}")
+    return policies_pb2.QualityBudget(directive_floor=budget.directive_floor, scope=scope)
 
 
 def from_when_spent(when_spent: WhenSpent) -> policies_pb2.WhenSpent.ValueType:

@@ -158,7 +158,7 @@ def _from_opening(opening: Opening) -> pb.QualityStep.Opening:
         policy=policy.name,
         policy_revision=policy.revision,
         mode=policies_pb2.Mode.Value(f"MODE_{policy.mode.name}"),
-        floor=policy.floor,
+        floor=policy.opening_floor,
         floor_kind=policy_messages.from_floor_kind(policy.floor_kind),
         was_open=opening.was_open,
         open=opening.is_open,

@@ -16,6 +16,7 @@ from router.cli.completion import complete_directive, complete_task, complete_te
 from router.cli.failures import CallError, ExitCode
 from router.cli.files import located, read_manifest
 from router.cli.findings import all_findings, grave, print_findings
+from router.cli.floors import floor_words
 from router.cli.output import console, print_document
 from router.cli.resource import Kind
 from router.cli.times import parse_span
@@ -47,7 +48,7 @@ def _latency(text: str) -> Any:
     return NONE if text == "none" else _span(text)
 
 
-def _budget(text: str) -> Any:
+def _number(text: str) -> Any:
     try:
         return NONE if text == "none" else float(text)
     except ValueError:
@@ -81,6 +82,23 @@ _FIELDS = {
     "floor_kind": Annotated[
         Literal["relative", "absolute"] | None,
         typer.Option("--floor-kind", help="Of L0's quality on the same prompts, or quality itself.  [new: relative]"),
+    ],
+    "quality_budget__directive_floor": Annotated[
+        float | None,
+        typer.Option(
+            "--directive-floor",
+            parser=_number,
+            metavar="SHARE",
+            help="Requests keep the floor in the mean, each directive only this; none: each keeps the floor.  "
+            "[new: none]",
+        ),
+    ],
+    "quality_budget__scope": Annotated[
+        Literal["task", "day"] | None,
+        typer.Option(
+            "--quality-budget-scope",
+            help="Mean of each task's requests, or of all of a day (UTC).  [with --directive-floor: task]",
+        ),
     ],
     "directives": Annotated[
         list[str] | None,
@@ -133,7 +151,7 @@ _FIELDS = {
         float | None,
         typer.Option(
             "--carbon-budget-grams",
-            parser=_budget,
+            parser=_number,
             metavar="GRAMS",
             help="CO2e a day (UTC), over all routers; none: no budget.  [new: none]",
         ),
@@ -170,14 +188,8 @@ _MEANINGS = {
     "latency": "this share of requests (above 0, below 1) is to be answered whole within these seconds",
     "carbon_budget": "grams of CO2e a day (UTC); when_spent is tighten or refuse",
     "leave_alone": "requests with any of these traits are served as they came; [] for none, without it all five",
+    "quality_budget": "requests keep the floor in the mean, each directive only directive_floor; scope is task or day",
 }
-
-
-def floor_words(policy: Policy) -> str:
-    """E.g. "0.95 relative"."""
-    from router.cli.document import word
-
-    return f"{policy.floor:g} {word(policy, 'floor_kind')}"
 
 
 def _row(policy: Policy) -> Sequence[str]:

@@ -10,8 +10,8 @@ import typer
 from router.cli import quality_agreement, quality_history, quality_plan
 from router.cli.command import Session, command, group_with_default
 from router.cli.failures import CallError
+from router.cli.floors import clears, opening_floor
 from router.cli.output import coloured, console, details, dim, print_document, printable, table
-from router.cli.quality_plan import clears
 from router.cli.units import at_least, count, grams, joules, percent
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _floor(policy: Policy | None) -> str:
 
     if policy is None:
         return ""
-    return f" ({100 * policy.floor:g} %{' absolute' if policy.floor_kind == FLOOR_KIND_ABSOLUTE else ''})"
+    return f" ({100 * opening_floor(policy):g} %{' absolute' if policy.floor_kind == FLOOR_KIND_ABSOLUTE else ''})"
 
 
 def _status_lines(status: Status) -> Iterable[tuple[str, str | Text]]:

@@ -24,6 +24,7 @@ _DONE = {"create": "created", "update": "changed", "delete": "deleted", "rollbac
 _TERMS = {
     "mode": "mode",
     "floor": "floor",
+    "quality_budget": "quality budget",
     "directives": "directives",
     "tenant": "tenant",
     "task": "task",
@@ -204,6 +205,10 @@ def _term(policy: Policy, field: str) -> str:
     value: Any = getattr(policy, field)
     if field == "floor":
         return _floor(value, word(policy, "floor_kind"))
+    if field == "quality_budget":
+        if not policy.HasField("quality_budget"):
+            return ""
+        return f"mean of each {word(value, 'scope')} with directives of {_floor(value.directive_floor, 'relative')}"
     if field == "mode":
         return word(policy, field)
     if field == "directives":

@@ -13,13 +13,11 @@ from router.cli.command import Session, command
 from router.cli.completion import complete_task
 from router.cli.energy_model import Seed, needs_analysis
 from router.cli.failures import CallError
+from router.cli.floors import opening_floor
 from router.cli.output import console, dim, print_document, printable, table
 from router.cli.units import UNKNOWN, count, joules, percent
 
 if TYPE_CHECKING:
-    from pith.router.v1.feedback_pb2 import QualityBound
-    from pith.router.v1.policies_pb2 import Policy
-
     from common.quality.sample_size import SampleSize
 
 _STATUS_SECONDS = 3.0
@@ -131,7 +129,10 @@ def _check(floor: float | None, alpha: float, joules_per_sample: float | None) -
 
 
 def _of_router(session: Session, floor: float | None) -> Iterable[_Question]:
-    """Each bound of all tenants at each relative floor of the policies it decides for; with `floor`, at that one."""
+    """Each bound of all tenants at each relative floor of the policies it decides for; with `floor`, at that one.
+
+    With a quality budget two: what clears the floor by itself is worth more to a mix than what is only open.
+    """
     from pith.router.v1.policies_pb2 import FLOOR_KIND_ABSOLUTE, ListPoliciesRequest
     from pith.router.v1.reports_pb2 import ListBoundsRequest
 
@@ -152,16 +153,11 @@ def _of_router(session: Session, floor: float | None) -> Iterable[_Question]:
         for name in (*listed.open_for, *listed.closed_for):
             policy = policies.get(name)
             if policy is not None and policy.floor_kind != FLOOR_KIND_ABSOLUTE:
-                is_open = name in listed.open_for
-                yield _Question(*known, name, policy.floor, *reached, is_open, not is_open and clears(bound, policy))
-
-
-def clears(bound: QualityBound, policy: Policy) -> bool:
-    """Whether the number does; whether it counts is another question."""
-    from pith.router.v1.policies_pb2 import FLOOR_KIND_ABSOLUTE
-
-    absolute = policy.floor_kind == FLOOR_KIND_ABSOLUTE
-    return (bound.absolute_lower if absolute else bound.lower) >= policy.floor
+                counts, opens_at = name in listed.open_for, opening_floor(policy)
+                for least in sorted({opens_at, policy.floor}):
+                    cleared = bound.lower >= least
+                    is_open = counts and (cleared or least == opens_at)
+                    yield _Question(*known, name, least, *reached, is_open, cleared and not counts)
 
 
 def _joules_of_evaluator(session: Session) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from functools import partial
 
 from common.quality.bound import Cell
 from router.directives.assign import pick, uniform
@@ -19,6 +20,7 @@ from router.directives.policy import (
     WhenSpent,
     match,
 )
+from router.directives.quality_budget import budget_words, granted_floor, kept_within
 from router.optimizer.plan import ALL_AT_L0, Entry
 
 
@@ -59,7 +61,8 @@ class Facts:
     request_id: str
     traits: frozenset[Trait] = frozenset()
     floor: float | None = None
-    """The caller's own floor; only one above the policy's has an effect."""
+    """The caller's own, which each directive keeps by itself; only one above that at which the policy's open has an
+    effect."""
     task_likelihood: float | None = None
     """Of the task, where it was told from the text; None where the request named it."""
 
@@ -146,7 +149,7 @@ def decide(facts: Facts, snapshot: Snapshot, now: datetime, spent: Spent = nothi
         return served(L0, Reason.MODE_OFF, f"policy {policy.name} is off")
     tighten = False
     if policy.carbon_budget is not None:
-        steps.append(budget_words(policy, spent))
+        steps.append(carbon_budget_words(policy, spent))
         if refuses(policy, spent):
             why = "refused: the carbon budget is spent until the next day (UTC)"
             return served(L0, Reason.BUDGET_SPENT, why, refused=True)
@@ -166,7 +169,7 @@ def decide(facts: Facts, snapshot: Snapshot, now: datetime, spent: Spent = nothi
     if not tighten and uniform("share", policy.name, facts.key) >= policy.traffic_share:
         return served(L0, Reason.OUTSIDE_SHARE, f"outside the policy's {policy.traffic_share:.0%} of traffic")
 
-    floor = max(policy.floor, facts.floor or 0.0)
+    floor = max(policy.opening_floor, facts.floor or 0.0)
     bounds: dict[str, float] = {}
     for name in policy.directives:
         cell = Cell(facts.model, facts.task, name, facts.tenant)
@@ -178,7 +181,11 @@ def decide(facts: Facts, snapshot: Snapshot, now: datetime, spent: Spent = nothi
         return served(L0, Reason.NONE_OPEN, "no directive is open")
     entry = snapshot.plan.entry(policy.name, facts.model, facts.task, facts.tenant)
     if tighten:
-        name = next((name for name in entry.by_carbon if name == "L0" or name in bounds), "")
+        # Served to all, whatever the plan: a directive that keeps the floor only in a mix is none of these.
+        open_to_all = {name for name, bound in bounds.items() if bound >= policy.floor}
+        if not open_to_all:
+            return served(L0, Reason.NONE_OPEN, "no directive keeps the floor by itself")
+        name = next((name for name in entry.by_carbon if name == "L0" or name in open_to_all), "")
         if not name:
             return served(L0, Reason.NONE_OPEN, "directives are open, but the plan does not know their carbon yet")
         if policy.mode is Mode.SHADOW:
@@ -187,12 +194,18 @@ def decide(facts: Facts, snapshot: Snapshot, now: datetime, spent: Spent = nothi
         why = f"{name}: least carbon of what is open, as the day's carbon budget is spent"
         return served(snapshot.directives.get(name, L0), Reason.BUDGET_SPENT, why, planned=name, bound=bounds.get(name))
 
+    granted = None
+    if (budget := policy.quality_budget) is not None:
+        granted = granted_floor(policy, budget, entry, snapshot.plan, now)
+        steps.append(partial(budget_words, policy, budget, snapshot.plan, granted))
     # The plan may be some minutes old: what has closed since is taken out, and its share falls to L0.
     in_force = [(name, share) for name, share in entry.shares if name in bounds]
     if not in_force:
         if entry.shares == ALL_AT_L0:
             return served(L0, Reason.PLANNED, "directives are open, but the plan keeps this task at L0")
         return served(L0, Reason.NONE_OPEN, "what the plan uses has closed, and it does not use what is open yet")
+    if granted is not None:
+        in_force = kept_within(in_force, bounds, granted)
     in_force.append(("L0", 1.0 - sum(share for _, share in in_force)))
     name = pick(in_force, uniform("level", policy.name, facts.key))
     steps.append(lambda: "plan: " + ", ".join(f"{name} {share:.0%}" for name, share in in_force if share > 0))
@@ -210,12 +223,14 @@ def decide(facts: Facts, snapshot: Snapshot, now: datetime, spent: Spent = nothi
         "the plan leaves this conversation at L0"
         if bound_of_choice is None
         else f"{name}: least carbon among the directives whose bound clears the floor"
+        if policy.quality_budget is None
+        else f"{name}: of the mix of least carbon whose mean keeps the floor"
     )
     directive = snapshot.directives.get(name, L0)
     return served(directive, Reason.PLANNED, explanation, planned=name, bound=bound_of_choice, eligible=True)
 
 
-def budget_words(policy: Policy, spent: Spent) -> str:
+def carbon_budget_words(policy: Policy, spent: Spent) -> str:
     """How much of its carbon budget a policy has used today; empty where it has none."""
     if policy.carbon_budget is None:
         return ""

@@ -55,6 +55,24 @@ class CarbonBudget:
     when_spent: WhenSpent = WhenSpent.TIGHTEN
 
 
+class BudgetScope(Enum):
+    """Which requests' mean holds the floor."""
+
+    TASK = "task"
+    """At any time those of each task."""
+    DAY = "day"
+    """All of a day (UTC), whatever their tasks: quality is spent in the hours and on the tasks where it saves most."""
+
+
+@dataclass(frozen=True, slots=True)
+class QualityBudget:
+    """The floor is one of requests' mean, those served at L0 among them: what these keep beyond it may be spent on
+    directives that keep less. Each directive by itself still keeps `directive_floor`."""
+
+    directive_floor: float
+    scope: BudgetScope = BudgetScope.TASK
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """One policy, as the policy database holds it; its limits are checked where it enters (`router.limits`)."""
@@ -69,6 +87,8 @@ class Policy:
     """Share of conversations, by stable hash, that the policy acts on."""
     floor: float = 0.95
     floor_kind: FloorKind = FloorKind.RELATIVE
+    quality_budget: QualityBudget | None = None
+    """None: every directive keeps the floor by itself."""
     directives: tuple[str, ...] = ()
     """Names of what may be used beside L0."""
     holdback_share: float = 0.02
@@ -89,6 +109,11 @@ class Policy:
     @property
     def etag(self) -> str:
         return etag("policy", self.name, self.revision)
+
+    @property
+    def opening_floor(self) -> float:
+        """What a directive's bound must clear for the directive to be open."""
+        return self.floor if self.quality_budget is None else self.quality_budget.directive_floor
 
     @property
     def specificity(self) -> int:

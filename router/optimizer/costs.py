@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
+from common.carbon.accounting import CarbonSettings, embodied_grams, operational_grams
 from common.quality.bound import Cell
 from router.directives.levels import L0, PRIOR_RELATIVE_CARBON
 from router.optimizer.pricing import Lengths, Price
@@ -67,6 +68,13 @@ class Cost(NamedTuple):
     def priced_by(self) -> str:
         """What the energy rests on, in words; made where they are asked for, as a plan takes thousands of costs."""
         return self.words()
+
+
+def request_grams(cost: Cost, g_per_kwh: float, carbon: CarbonSettings) -> float:
+    """gCO2eq of a request of that cost, operational and embodied."""
+    return operational_grams(cost.energy_joules, g_per_kwh, carbon.pue) + embodied_grams(
+        cost.busy_seconds, carbon.embodied_grams_total, carbon.lifetime_seconds
+    )
 
 
 _NOTHING = Observed()

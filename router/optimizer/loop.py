@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
+from typing import Protocol
 
 import structlog
 
-from common.carbon.accounting import CarbonSettings, embodied_grams, operational_grams
+from common.carbon.accounting import CarbonSettings
+from common.carbon.hours import HOUR, hour_start
 from common.carbon.intensity import IntensityProvider
 from common.clock import Clock
-from router.optimizer.costs import Cost, CostBook
+from router.directives.quality_budget import over_the_day
+from router.optimizer.costs import Cost, CostBook, request_grams
+from router.optimizer.grants import Day
 from router.optimizer.latency import LatencyBook
 from router.optimizer.problem import make_plan
 from router.snapshot import SnapshotKeeper
@@ -17,14 +22,24 @@ from router.snapshot import SnapshotKeeper
 log = structlog.get_logger("planner")
 
 
+class Days(Protocol):
+    """What quality budgets over a day go by."""
+
+    async def read(self, now: datetime) -> Day | None:
+        """None where no policy has one, or where too little is known."""
+        ...
+
+
 class Planner:
     """Plans in a thread, so that solving holds up no request, and puts each plan in force as it is made.
 
     A plan that cannot be made leaves the last one in force. That is safe: whatever has closed since is filtered out
-    when a request is decided, and its share falls to L0.
+    when a request is decided, and its share falls to L0. What a quality budget over the day grants ends with the hour,
+    so where a policy has one, each hour begins with a plan.
 
     Args:
         interval_seconds: On the service's clock.
+        days: None: such budgets are kept by each task at any time.
     """
 
     def __init__(
@@ -36,6 +51,7 @@ class Planner:
         clock: Clock,
         interval_seconds: float,
         latencies: LatencyBook | None = None,
+        days: Days | None = None,
     ) -> None:
         self._keeper = keeper
         self._costs = costs
@@ -44,28 +60,33 @@ class Planner:
         self._clock = clock
         self._interval_seconds = interval_seconds
         self._latencies = latencies
+        self._days = days
+        self._tried_at = clock.now()
         self._planning = asyncio.Lock()
         self._wanted = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     def grams(self, cost: Cost) -> float:
         """Carbon of a request of that cost at the present intensity."""
-        return self._grams(cost, self._intensities.current(self._clock.now()).g_per_kwh)
+        return request_grams(cost, self._intensities.current(self._clock.now()).g_per_kwh, self._carbon)
 
     async def replan(self) -> None:
         """Makes a plan from what is known now; it is in force on return. Never raises."""
         async with self._planning:
-            snapshot, now = self._keeper.snapshot, self._clock.now()
+            now = self._tried_at = self._clock.now()
+            day = await self._day(now)
+            snapshot = self._keeper.snapshot
             try:
                 g_per_kwh = self._intensities.current(now).g_per_kwh
                 plan = await asyncio.to_thread(
                     make_plan,
                     snapshot,
                     self._costs,
-                    lambda cost: self._grams(cost, g_per_kwh),
+                    lambda cost: request_grams(cost, g_per_kwh, self._carbon),
                     now,
                     g_per_kwh,
                     self._latencies,
+                    day,
                 )
             except Exception:
                 log.exception("no plan could be made; the last one stays", made_at=snapshot.plan.made_at)
@@ -89,19 +110,30 @@ class Planner:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def _day(self, now: datetime) -> Day | None:
+        try:
+            return None if self._days is None else await self._days.read(now)
+        except Exception:
+            log.exception("quality budgets over the day are kept by each task at any time")
+            return None
+
     async def _on_timer(self) -> None:
         while True:
-            await self._clock.sleep(self._interval_seconds)
+            left_seconds = self._interval_seconds
+            while left_seconds > 0 and not self._grants_ended():
+                now = self._clock.now()
+                wait_seconds = min(left_seconds, (hour_start(now) + HOUR - now).total_seconds())
+                await self._clock.sleep(wait_seconds)
+                left_seconds -= wait_seconds
             await self.replan()
+
+    def _grants_ended(self) -> bool:
+        """Whether a budget is over the day, and no plan was tried in the present hour yet."""
+        tried_in, present = hour_start(self._tried_at), hour_start(self._clock.now())
+        return tried_in != present and bool(over_the_day(self._keeper.snapshot.policies))
 
     async def _on_request(self) -> None:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
             await self.replan()
-
-    def _grams(self, cost: Cost, g_per_kwh: float) -> float:
-        carbon = self._carbon
-        return operational_grams(cost.energy_joules, g_per_kwh, carbon.pue) + embodied_grams(
-            cost.busy_seconds, carbon.embodied_grams_total, carbon.lifetime_seconds
-        )

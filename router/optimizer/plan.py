@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from router.optimizer.grants import Standing
+
 Shares = tuple[tuple[str, float], ...]
 """(directive, share of eligible requests), summing to 1."""
 
@@ -22,6 +24,9 @@ class Entry:
     late_share: float | None = None
     """Share of requests that this mix is expected to answer later than the policy's objective says; None where it has
     none, or where nothing is known of how long answers take."""
+    floor: float | None = None
+    """What the mix keeps at least, by its directives' bounds: the policy's floor, or what its quality budget grants the
+    task in the hour of the plan; None where nothing is planned."""
 
 
 NOTHING_PLANNED = Entry()
@@ -38,6 +43,9 @@ class Plan:
     of_tenant: Mapping[tuple[str, str, str, str], Entry] = field(default_factory=dict)
     """By (policy, model, task, tenant), where a policy for every tenant decides, and the tenant's own bounds open other
     directives than those of all tenants do."""
+
+    budgets: Mapping[str, Standing] = field(default_factory=dict)
+    """By policy, where it has a quality budget over the day."""
 
     def entry(self, policy: str, model: str, task: str, tenant: str = "") -> Entry:
         """What holds for a tenant; for "", and for every tenant that has nothing of its own, that of all."""

@@ -11,7 +11,7 @@ from common.quality.bound import Cell
 from common.quality.interval import Interval
 from router.directives.bounds import Snapshot
 from router.directives.decide import Decision, Facts, Reason, decide
-from router.directives.policy import Mode, Policy, Trait, WhenSpent, match
+from router.directives.policy import BudgetScope, Mode, Policy, Trait, WhenSpent, match
 from router.optimizer.costs import CostBook
 from router.replay.estimate import MIN_REQUESTS, Exchange, Served, ratio, simulated_grams
 from router.replay.recorded import CellCost, Recorded
@@ -172,6 +172,11 @@ class Simulation:
             said.append(
                 "what a request showed is not recorded: those left alone then "
                 f"({self._left_alone:,}) would be again, no other would"
+            )
+        if policy.quality_budget is not None and policy.quality_budget.scope is BudgetScope.DAY:
+            said.append(
+                "the quality budget is simulated as one of each task: the mean of a task's requests keeps the floor in "
+                "every hour, and nothing is saved up for the dirty ones"
             )
         if policy.mode is not Mode.ON:
             said.append(f"in mode {policy.mode.value} every request is served at L0; simulate it in mode on")

@@ -189,7 +189,8 @@ class FeedbackService(feedback_pb2_grpc.FeedbackServicer):
         )
 
     def _target(self, cell: Cell, policies: Sequence[Policy], snapshot: Snapshot) -> pb.EvaluationPlan.Target:
-        floors = sorted({(policy.floor_kind, policy.floor) for policy in policies})
+        # With a quality budget both: what clears the floor itself is worth more to a mix than what is only open.
+        floors = sorted({(p.floor_kind, floor) for p in policies for floor in (p.opening_floor, p.floor)})
         bound = snapshot.bounds.get(cell)
         return pb.EvaluationPlan.Target(
             cell=convert.from_cell(cell),

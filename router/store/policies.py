@@ -10,7 +10,16 @@ from sqlalchemy import Row, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from common.quality.bound import FloorKind
-from router.directives.policy import CarbonBudget, LatencyObjective, Mode, Policy, Trait, WhenSpent
+from router.directives.policy import (
+    BudgetScope,
+    CarbonBudget,
+    LatencyObjective,
+    Mode,
+    Policy,
+    QualityBudget,
+    Trait,
+    WhenSpent,
+)
 from router.store import revisions
 from router.store.revisions import Action, RevisionKey
 from router.store.tables import policies
@@ -105,6 +114,8 @@ def _row(policy: Policy, action: Action, reason: str) -> dict[str, Any]:
         "latency_share": policy.latency.share if policy.latency else None,
         "carbon_grams_per_day": policy.carbon_budget.grams_per_day if policy.carbon_budget else None,
         "when_carbon_spent": policy.carbon_budget.when_spent.value if policy.carbon_budget else None,
+        "directive_floor": policy.quality_budget.directive_floor if policy.quality_budget else None,
+        "quality_budget_scope": policy.quality_budget.scope.value if policy.quality_budget else None,
         "leave_alone": sorted(trait.value for trait in policy.leave_alone),
         "updated_at": policy.updated_at,
         "updated_by": policy.updated_by,
@@ -120,6 +131,11 @@ def _revision(row: Row[Any]) -> PolicyRevision:
         traffic_share=row.traffic_share,
         floor=row.floor,
         floor_kind=FloorKind(row.floor_kind),
+        quality_budget=(
+            None
+            if row.directive_floor is None
+            else QualityBudget(row.directive_floor, BudgetScope(row.quality_budget_scope))
+        ),
         directives=tuple(row.directives),
         holdback_share=row.holdback_share,
         sample_share=row.sample_share,

@@ -80,6 +80,8 @@ policies = Table(
     Column("latency_share", Double),
     Column("carbon_grams_per_day", Double),
     Column("when_carbon_spent", Text),
+    Column("directive_floor", Double),
+    Column("quality_budget_scope", Text),
     Column("leave_alone", JSON, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("updated_by", Text, nullable=False),

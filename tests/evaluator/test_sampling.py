@@ -227,6 +227,20 @@ class TestMaintenance:
         assert (looked_at.target, looked_at.is_maintenance) == (subject, True)
         assert (tried.target, tried.is_maintenance) == (L1, False)
 
+    def test_a_directive_open_at_one_floor_is_looked_at_though_it_may_never_be_told_of_the_other(self) -> None:
+        """As with a quality budget: it answers users at the lower floor, and nobody else would notice that it drops."""
+        subject = replace(L2, floors=(Floor(0.8, FloorKind.RELATIVE), FLOOR))
+        known = estimates()
+        feed(known, subject, ([1.0] * 14 + [0.0]) * 30)
+        assert list(subject.verdicts(known).values()) == ["open", "undecided"]
+        look = Batch(subject, 4, 4, is_maintenance=True)
+        assert batches([L1, subject], known, ECONOMY, Tally()) == [look, Batch(L1, 8, 196, is_maintenance=False)]
+        tally = Tally()
+        tally.drawn[subject.cell] = 4
+        for score in feed(known, subject, [1.0] * 4, prefix="fresh"):
+            tally.take(score)
+        assert [batch.target for batch in batches([L1, subject], known, ECONOMY, tally)] == [L1]
+
 
 class TestWorkWaits:
     def test_a_batch_for_an_undecided_directive(self) -> None:

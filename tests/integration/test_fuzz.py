@@ -103,6 +103,7 @@ _POLICY = policies_pb2.Policy(
     grader="numeric",
     latency=policies_pb2.LatencyObjective(seconds=2, share=0.9),
     carbon_budget=policies_pb2.CarbonBudget(grams_per_day=5, when_spent=policies_pb2.WHEN_SPENT_TIGHTEN),
+    quality_budget=policies_pb2.QualityBudget(directive_floor=0.5, scope=policies_pb2.QualityBudget.SCOPE_DAY),
     leave_alone=policies_pb2.LeaveAlone(traits=[generation_pb2.TRAIT_CODE]),
 )
 _CELL = feedback_pb2.Cell(model="m@d", task="counting", directive="L1")

@@ -409,6 +409,25 @@ def _cost(joules: Sequence[float]) -> CellCost:
     return CellCost(len(joules), math.fsum(joules), math.fsum(j * j for j in joules))
 
 
+async def test_a_quality_budget_mixes_and_one_over_the_day_is_simulated_as_one_of_each_task(
+    admin: Any, database: Database, keeper: SnapshotKeeper, now: Any
+) -> None:
+    await open_l1(database, keeper, now)
+    await record(
+        database, *(at_l0(number, 1.0, started_at=now - timedelta(hours=1 + number % 5)) for number in range(200))
+    )
+    alone = await simulate(admin, floor=0.98)
+    assert served(alone) == {("L0", "NONE_OPEN"): 200}
+    said = {}
+    for scope in (pb.QualityBudget.SCOPE_TASK, pb.QualityBudget.SCOPE_DAY):
+        budget = pb.QualityBudget(directive_floor=0.9, scope=scope)
+        reply = await simulate(admin, floor=0.98, quality_budget=budget)
+        # A binomial of 200 at two thirds has a deviation of 7.
+        assert 110 < served(reply)["L1", "PLANNED"] < 160
+        said[scope] = [text for text in reply.assumptions if "simulated as one of each task" in text]
+    assert [len(found) for found in said.values()] == [0, 1]
+
+
 def test_the_interval_covers_as_often_as_it_says() -> None:
     """Of a thousand simulated worlds, in which what would have been is known."""
     random = np.random.default_rng(11)

@@ -169,6 +169,17 @@ def test_a_floor_that_was_never_cleared_raises_no_alarm() -> None:
     assert state.settled(CELL, 0.95, FloorKind.RELATIVE) != "open"
 
 
+def test_what_fell_below_one_floor_opens_again_at_a_lower_one_by_what_it_keeps_now() -> None:
+    """A mean may rest on the bound's number itself, so that what was established before is not held on to."""
+    lax = Floor(0.8, FloorKind.RELATIVE)
+    state, events = fed([score(index) for index in range(300)], RELATIVE, lax)
+    assert events == ()
+    (event,) = state.observe_all([score(index, quality=float(index % 8 != 0)) for index in range(300, 1_200)])
+    assert (event.reason, event.floor) == (EpochReason.DRIFT, RELATIVE)
+    assert bound_of(state).lower <= 0.875
+    assert state.settled(CELL, lax.quality, lax.kind) == "open"
+
+
 def test_a_directive_that_has_become_better_gets_another_chance() -> None:
     state, _ = fed([score(index, quality=0.0) for index in range(30)])
     assert state.settled(CELL, 0.95, FloorKind.RELATIVE) == "closed"

@@ -49,6 +49,7 @@ def policy_create(bench: Bench) -> None:
         "latency": {"seconds": 2.0, "share": 0.9},
         "carbon_budget": {"grams_per_day": 500.0, "when_spent": "refuse"},
         "leave_alone": {"traits": ["tools", "code"]},
+        "quality_budget": None,
         "revision": 1,
         "updated_by": "root",
     }

@@ -10,7 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pith.router.v1.directives_pb2 import PLACEMENT_NATIVE, Directive
 from pith.router.v1.generation_pb2 import Trait
-from pith.router.v1.policies_pb2 import ApplyRequest, CarbonBudget, LatencyObjective, LeaveAlone, Mode, Policy
+from pith.router.v1.policies_pb2 import (
+    ApplyRequest,
+    CarbonBudget,
+    LatencyObjective,
+    LeaveAlone,
+    Mode,
+    Policy,
+    QualityBudget,
+)
 
 from router.cli.files import write_whole
 from tests.router.cli.conftest import Pithctl
@@ -56,12 +64,15 @@ def wishes(draw: st.DrawFn) -> ApplyRequest:
             task=task,
             tenant=draw(st.sampled_from(["", "acme", "null"])),
             mode=draw(st.sampled_from([Mode.MODE_OFF, Mode.MODE_SHADOW, Mode.MODE_ON])),
-            floor=draw(shares),
+            floor=(floor := draw(shares)),
             directives=draw(st.lists(st.sampled_from(names), unique=True)) if names else [],
             traffic_share=draw(st.floats(0, 1) | maybe),
             grader=draw(st.sampled_from(["", "exact", "numeric"])),
             latency=draw(st.builds(LatencyObjective, seconds=st.floats(0.1, 3600), share=st.floats(0.1, 0.9)) | maybe),
             carbon_budget=draw(st.builds(CarbonBudget, grams_per_day=st.floats(0.1, 1e6)) | maybe),
+            quality_budget=draw(
+                st.builds(QualityBudget, directive_floor=st.just(floor / 3), scope=st.sampled_from([0, 1, 2])) | maybe
+            ),
             leave_alone=draw(
                 st.builds(LeaveAlone, traits=st.lists(st.sampled_from(Trait.values()[1:]), unique=True)) | maybe
             ),

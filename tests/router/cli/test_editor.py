@@ -44,6 +44,8 @@ def test_what_is_opened_says_all_that_can_be_said(admin: Pithctl, editor: Editor
     assert 'etag "' in seen.splitlines()[0]
     for field in ("tenant: ''", "mode: shadow", "floor: 0.95", "grader: ''", "# latency:", "# carbon_budget:"):
         assert f"\n    {field}\n" in seen
+    assert "\n    # quality_budget:\n    #   directive_floor:\n    #   scope:\n" in seen
+    assert "\n# quality_budget: " in seen
     assert not re.search(r"^ *(etag|revision|updated_\w+):", seen, re.MULTILINE)
     assert (tmp_path / "mode").read_text().startswith("-rw-------")
 
@@ -91,6 +93,7 @@ def path_of(result: Result) -> Path:
         (replace("mode: shadow", "mode: om"), r"line \d+: mode is 'om'"),
         (replace("floor: 0.95", "floor: 7"), r"line \d+: floor is 7"),
         (replace("- L2", "- L9"), r"line \d+: directives\[1\] is 'L9'"),
+        (replace("# quality_budget:$", "quality_budget: {directive_floor: 1}"), r"line \d+: quality_budget.directive"),
         (replace("name: default", "name: other"), "cannot change"),
         ("echo ' - [' >> \"$1\"", "is not YAML"),
         ("printf '\\351' >> \"$1\"", "is not UTF-8"),

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pith.router.v1.directives_pb2 import Directive
 from pith.router.v1.generation_pb2 import Trait
-from pith.router.v1.policies_pb2 import CarbonBudget, FloorKind, LatencyObjective, LeaveAlone, Mode, Policy, WhenSpent
+from pith.router.v1.policies_pb2 import (
+    CarbonBudget,
+    FloorKind,
+    LatencyObjective,
+    LeaveAlone,
+    Mode,
+    Policy,
+    QualityBudget,
+    WhenSpent,
+)
 
 from router.cli.manifest import ManifestError, assign, parse, variable
 from router.cli.manifest_text import text_of, write
@@ -67,6 +76,7 @@ def policies(draw: st.DrawFn) -> Policy:
         latency=draw(st.builds(LatencyObjective, seconds=numbers, share=numbers) | maybe),
         carbon_budget=draw(st.builds(CarbonBudget, grams_per_day=numbers, when_spent=enum(WhenSpent)) | maybe),
         leave_alone=draw(st.builds(LeaveAlone, traits=st.lists(enum(Trait), max_size=5)) | maybe),
+        quality_budget=draw(st.builds(QualityBudget, directive_floor=numbers, scope=enum(QualityBudget.Scope)) | maybe),
     )
 
 
@@ -218,6 +228,7 @@ def test_single_fields_can_be_set() -> None:
         ("directives", "[L2, L3]"),
         ("latency.seconds", "2.5"),
         ("traffic_share", "0"),
+        ("quality_budget.scope", "day"),
         ("leave_alone.traits", "[]"),
         ("tenant", ""),
     ):
@@ -228,6 +239,7 @@ def test_single_fields_can_be_set() -> None:
         directives=["L2", "L3"],
         latency=LatencyObjective(seconds=2.5, share=0.5),
         traffic_share=0,
+        quality_budget=QualityBudget(scope=QualityBudget.SCOPE_DAY),
         leave_alone=LeaveAlone(),
     )
     assign(policy, "latency", "null")

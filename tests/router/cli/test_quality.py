@@ -57,6 +57,15 @@ def test_what_clears_its_floor_and_is_closed_says_why(pithctl: Pithctl, fake: Fa
     assert pithctl("quality").out.count("closed for strict (98 %): its scores no longer count") == 1
 
 
+def test_a_quality_budget_opens_at_its_directive_floor(pithctl: Pithctl, fake: FakeServices, bounds: None) -> None:
+    """The bounds are 0.961, below the floor of 0.98."""
+    assert pithctl("policy", "update", "strict", "--directive-floor", "0.97").code == 0
+    said = pithctl("quality").out
+    assert (said.count("closed for strict (97 %)"), "no longer count" in said) == (3, False)
+    assert pithctl("policy", "update", "strict", "--directive-floor", "0.96").code == 0
+    assert pithctl("quality").out.count("closed for strict (96 %): its scores no longer count") == 3
+
+
 def test_several_models_have_a_column(pithctl: Pithctl, fake: FakeServices, bounds: None) -> None:
     fake.bounds[1].bound.cell.model = "other@def"
     heading, first, *_ = pithctl("quality").out.splitlines()

@@ -126,6 +126,28 @@ def test_a_life_is_told_with_the_reasons(life: None, admin: Pithctl) -> None:
     assert len(told) == 32
 
 
+def test_a_change_of_the_quality_budget_is_told(world: World, admin: Pithctl) -> None:
+    report(world, 0.93)
+    world.do(world.router.clock.advance(60))
+    admin("policy", "update", "default", "--directive-floor", "0.85", "--reason", "the mean will do")
+    world.do(world.router.clock.advance(60))
+    admin("policy", "update", "default", "--quality-budget-scope", "day", "--directive-floor", "0.94")
+    world.do(world.router.clock.advance(60))
+    admin("policy", "update", "default", "--directive-floor", "none", "--floor", "0.9")
+    told = [line.strip() for line in admin("quality", "history").out.splitlines()]
+    assert [line for line in told if "policy default" in line] == [
+        "2026-01-01 00:02:00Z  L1 of task qa: opened for policy default (floor 85 %, shadow)",
+        "root changed policy default, now at revision 2: quality budget none -> mean of each task with directives of "
+        '85 %. Reason given: "the mean will do".',
+        "2026-01-01 00:03:00Z  L1 of task qa: closed for policy default (floor 94 %, shadow)",
+        "root changed policy default, now at revision 3: quality budget mean of each task with directives of 85 % -> "
+        "mean of each day with directives of 94 %.",
+        "2026-01-01 00:04:00Z  L1 of task qa: opened for policy default (floor 90 %, shadow)",
+        "root changed policy default, now at revision 4: floor 95 % -> 90 %, quality budget mean of each day with "
+        "directives of 94 % -> none.",
+    ]
+
+
 def test_programs_get_every_step(life: None, admin: Pithctl) -> None:
     steps = admin("quality", "history", "--policy", "acme-qa", "--json").document["steps"]
     assert [(step["cause"], [(o["was_open"], o["open"]) for o in step["openings"]]) for step in steps] == [

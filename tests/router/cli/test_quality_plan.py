@@ -64,6 +64,33 @@ def test_what_was_scored_of_an_earlier_text_is_planned_anew(pithctl: Pithctl, fa
     assert "its scores no longer count" in pithctl("quality", "plan", "--task", "sums").out
 
 
+def test_with_a_quality_budget_both_floors_have_their_number(
+    pithctl: Pithctl, fake: FakeServices, bounds: None
+) -> None:
+    """The bounds are 0.94."""
+    assert pithctl("policy", "update", "strict", "--directive-floor", "0.93").code == 0
+    for listed in fake.bounds:
+        del listed.closed_for[:]
+        listed.open_for[:] = ["strict"]
+    fake.bounds[0].bound.lower = 0.96
+    plans = pithctl("quality", "plan", "--json").document["plans"]
+    assert [(plan["task"], plan["floor"], plan["verdict"]) for plan in plans] == [
+        ("sums", 0.93, "open"),
+        ("sums", 0.95, "open"),
+        ("lists", 0.93, "open"),
+        ("lists", 0.95, "never"),
+        ("dates", 0.93, "open"),
+        ("dates", 0.95, "in_sight"),
+        ("odes", 0.93, "open"),
+        ("odes", 0.95, "unknown"),
+    ]
+    # What clears both and is closed for all that is outdated by both.
+    del fake.bounds[0].open_for[:]
+    fake.bounds[0].closed_for[:] = ["strict"]
+    plans = pithctl("quality", "plan", "--task", "sums", "--json").document["plans"]
+    assert [plan["verdict"] for plan in plans] == ["outdated", "outdated"]
+
+
 def test_another_floor_and_price_can_be_asked_for(pithctl: Pithctl, bounds: None) -> None:
     document = pithctl("quality", "plan", "--floor", "0.85", "--joules", "2", "--json").document
     by_task = {plan["task"]: plan for plan in document["plans"]}

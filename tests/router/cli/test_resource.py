@@ -1,6 +1,7 @@
 """What policies and directives have in common on the command line: what is sent, and what is not."""
 
 import pytest
+from pith.router.v1.policies_pb2 import QualityBudget
 
 from tests.router.cli.conftest import Pithctl
 from tests.router.cli.fake_services import FakeServices
@@ -108,6 +109,13 @@ def test_update_of_a_policy_sends_exactly_what_changes(pithctl: Pithctl, fake: F
     assert not fake.policies["a"].HasField("latency")
     assert pithctl("policy", "update", "a", "--latency", "none", "--task", "").code == 0
     assert list(fake.called("UpdatePolicy")[2].update_mask.paths) == ["task"]
+    assert pithctl("policy", "update", "a", "--quality-budget-scope", "day", "--directive-floor", "0.5").code == 0
+    sent = fake.called("UpdatePolicy")[3]
+    assert list(sent.update_mask.paths) == ["quality_budget"]
+    assert sent.policy.quality_budget == QualityBudget(directive_floor=0.5, scope=QualityBudget.SCOPE_DAY)
+    assert pithctl("policy", "update", "a", "--directive-floor", "none").code == 0
+    assert list(fake.called("UpdatePolicy")[4].update_mask.paths) == ["quality_budget"]
+    assert not fake.policies["a"].HasField("quality_budget")
 
 
 def test_update_of_a_directive_sends_exactly_what_changes(pithctl: Pithctl, fake: FakeServices, three: None) -> None:
@@ -128,6 +136,8 @@ def test_update_of_a_directive_sends_exactly_what_changes(pithctl: Pithctl, fake
         ("policy create p --bound-max-age 7", "e.g. 90m or 7d"),
         ("policy update a --latency soon", "e.g. 90m or 7d"),
         ("policy update a --carbon-budget-grams much", "neither a number nor none"),
+        ("policy update a --directive-floor low", "neither a number nor none"),
+        ("policy update a --quality-budget-scope week", "--quality-budget-scope"),
         ("policy update a --leave-alone poems", "must be one of structured_output"),
         ("policy update a --mode om", "--mode"),
     ],

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from common.carbon.accounting import CarbonSettings
 from common.carbon.daily_profile import DailyProfile
 from common.clock import ManualClock
 from common.quality.bound import Cell, QualityBound
-from router.directives.policy import Mode, Policy
+from router.directives.policy import BudgetScope, Mode, Policy, QualityBudget
 from router.optimizer import loop
-from router.optimizer.costs import Cost, CostBook
+from router.optimizer.costs import Cost, CostBook, Mean, Observed
+from router.optimizer.grants import Day, Hour, Served
 from router.optimizer.loop import Planner
 from router.optimizer.plan import Plan
 from router.snapshot import SnapshotKeeper
@@ -28,10 +32,34 @@ CARBON = CarbonSettings(pue=1.5, embodied_grams_total=31_536.0, lifetime_years=1
 PROFILE = DailyProfile("TEST", [100.0 + 10 * hour for hour in range(24)])
 POLICY = Policy("p", "", "qa", Mode.ON, floor=0.95, directives=("L1",))
 BOUND = QualityBound(Cell("m@1", "qa", "L1"), 0.99, 1.0, 1.0, 0.99, 100, "judge", "1", START)
+OF_DAY = replace(POLICY, quality_budget=QualityBudget(0.8, BudgetScope.DAY))
+COSTS = {Cell("m@1", "qa", name): Observed(energy_joules=Mean(joules, 9999)) for name, joules in (("L0", 9), ("L1", 3))}
 
 
-def planner_of(keeper: SnapshotKeeper, clock: ManualClock) -> Planner:
-    return Planner(keeper, CostBook(), PROFILE, CARBON, clock, interval_seconds=300)
+class Days:
+    """A day of which one more hour is left, twice as dirty as the present one."""
+
+    def __init__(self) -> None:
+        self.fault: Exception | None = None
+        self.read_at: list[datetime] = []
+
+    async def read(self, now: datetime) -> Day | None:
+        self.read_at.append(now)
+        if self.fault is not None:
+            raise self.fault
+        served = {"p": {("m@1", "qa"): Served({"L0": 50}, 100.0)}}
+        return Day([Hour(1.0, 100.0), Hour(1.0, 200.0)], served, lambda cost, g: cost.energy_joules * g)
+
+
+def planner_of(
+    keeper: SnapshotKeeper, clock: ManualClock, days: Days | None = None, interval_seconds: float = 300
+) -> Planner:
+    return Planner(keeper, CostBook(COSTS), PROFILE, CARBON, clock, interval_seconds, days=days)
+
+
+def put(keeper: SnapshotKeeper, policy: Policy, lower: float = 0.9) -> None:
+    bound = replace(BOUND, lower=lower)
+    keeper.snapshot = replace(keeper.snapshot, policies=(policy,), bounds={bound.cell: bound})
 
 
 async def test_grams_are_energy_at_the_present_intensity_and_the_devices_time(
@@ -123,3 +151,116 @@ async def test_the_event_loop_goes_on_while_it_plans(
     monkeypatch.setattr(loop, "make_plan", slow)
     await planner_of(keeper, clock).replan()
     assert turned.is_set() and keeper.snapshot.plan.g_per_kwh == 42.0
+
+
+async def test_what_budgets_over_a_day_go_by_is_in_the_plan(keeper: SnapshotKeeper, clock: ManualClock) -> None:
+    put(keeper, OF_DAY)
+    await planner_of(keeper, clock).replan()
+    assert keeper.snapshot.plan.entry("p", "m@1", "qa").floor == OF_DAY.floor
+    assert keeper.snapshot.plan.budgets == {}
+    days = Days()
+    await planner_of(keeper, clock, days).replan()
+    plan = keeper.snapshot.plan
+    assert (plan.budgets["p"].requests, plan.budgets["p"].kept) == (50, 1.0)
+    # 250 requests may lose 12.5, of which the dirtier hour has 10.
+    floor = plan.entry("p", "m@1", "qa").floor
+    assert floor == pytest.approx(0.975, abs=0.002)
+    assert days.read_at == [clock.now()]
+
+
+async def test_a_source_of_days_that_fails_keeps_no_plan_from_being_made(
+    keeper: SnapshotKeeper, clock: ManualClock
+) -> None:
+    put(keeper, OF_DAY)
+    days = Days()
+    days.fault = ZeroDivisionError()
+    with capture_logs() as logs:
+        await planner_of(keeper, clock, days).replan()
+    errors = [log["event"] for log in logs if log["log_level"] == "error"]
+    assert errors == ["quality budgets over the day are kept by each task at any time"]
+    plan = keeper.snapshot.plan
+    assert plan.entry("p", "m@1", "qa").floor == OF_DAY.floor
+    assert dict(plan.shares("p", "m@1", "qa")) == {"L0": pytest.approx(0.5), "L1": pytest.approx(0.5)}
+
+
+@asynccontextmanager
+async def planning(planner: Planner) -> AsyncIterator[None]:
+    planner.start()
+    try:
+        yield
+    finally:
+        await planner.close()
+
+
+async def plans_at(keeper: SnapshotKeeper, clock: ManualClock, minutes: int) -> list[int]:
+    """Makes the minutes pass, and tells after which there was a new plan."""
+    found = []
+    for minute in range(1, minutes + 1):
+        await clock.asleep()
+        before = keeper.snapshot.plan
+        await clock.advance(60)
+        await clock.asleep()
+        if keeper.snapshot.plan is not before:
+            found.append(minute)
+    return found
+
+
+async def test_each_hour_begins_with_a_plan_where_a_budget_is_over_the_day(
+    keeper: SnapshotKeeper, clock: ManualClock
+) -> None:
+    put(keeper, OF_DAY)
+    await clock.advance(10 * 60)
+    planner = planner_of(keeper, clock, days := Days(), interval_seconds=100 * 60)
+    await planner.replan()
+    async with planning(planner):
+        # The interval begins anew with each plan.
+        assert await plans_at(keeper, clock, 240) == [50, 110, 170, 230]
+        put(keeper, replace(OF_DAY, quality_budget=QualityBudget(0.8)))
+        assert await plans_at(keeper, clock, 100) == [90]
+        # It had no budget when the wait began.
+        put(keeper, OF_DAY)
+        assert await plans_at(keeper, clock, 30) == [10]
+    assert [made.minute for made in days.read_at] == [10, 0, 0, 0, 0, 40, 0]
+
+
+class EarlyClock(ManualClock):
+    """Wakes sleepers a millisecond before their time, as timers may."""
+
+    async def sleep(self, seconds: float) -> None:
+        await super().sleep(seconds - 0.001 if seconds > 0.001 else seconds)
+
+
+async def test_a_sleep_that_ends_before_the_hour_does_makes_no_plan_for_the_hour_before(
+    keeper: SnapshotKeeper,
+) -> None:
+    put(keeper, OF_DAY)
+    clock = EarlyClock()
+    planner = planner_of(keeper, clock, days := Days(), interval_seconds=3 * 3600)
+    await planner.replan()
+    async with planning(planner):
+        for _ in range(2):
+            await clock.asleep()
+            await clock.advance(3600)
+        await clock.asleep()
+    assert days.read_at == [START + timedelta(hours=hour) for hour in range(3)]
+
+
+async def test_a_plan_that_fails_as_the_hour_begins_is_not_tried_again_at_once(
+    keeper: SnapshotKeeper, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(keeper, OF_DAY)
+    planner = planner_of(keeper, clock, days := Days(), interval_seconds=1800)
+    await planner.replan()
+    make_plan = loop.make_plan
+
+    def broken_once(*_: object) -> Plan:
+        monkeypatch.setattr(loop, "make_plan", make_plan)
+        raise ZeroDivisionError
+
+    async with planning(planner):
+        await clock.asleep()
+        await clock.advance(1800)
+        await clock.asleep()
+        monkeypatch.setattr(loop, "make_plan", broken_once)
+        assert await plans_at(keeper, clock, 60) == [60]
+    assert [made - START for made in days.read_at] == [timedelta(minutes=minutes) for minutes in (0, 30, 60, 90)]

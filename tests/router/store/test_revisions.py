@@ -2,10 +2,21 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
+
+import pytest
 
 from common.quality.bound import FloorKind
 from router.directives.levels import Directive, Placement
-from router.directives.policy import Mode, Policy
+from router.directives.policy import (
+    BudgetScope,
+    CarbonBudget,
+    LatencyObjective,
+    Mode,
+    Policy,
+    QualityBudget,
+    WhenSpent,
+)
 from router.store.database import Database
 from router.store.directives import DirectiveRepository
 from router.store.policies import PolicyRepository
@@ -78,6 +89,26 @@ async def test_names_are_in_the_same_order_on_every_database(database: Database)
         for name in names:
             await policies.add(Policy(name, updated_at=NOW), Action.CREATE, "")
         assert [policy.name for policy in await policies.all()] == sorted(names)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {},
+        {"latency": LatencyObjective(2.5, 0.9)},
+        {"carbon_budget": CarbonBudget(1 / 3, WhenSpent.REFUSE)},
+        {"quality_budget": QualityBudget(1 / 3)},
+        {"quality_budget": QualityBudget(0.85, BudgetScope.DAY)},
+        {"leave_alone": frozenset()},
+    ],
+    ids=["none", "latency", "carbon", "quality of tasks", "quality of days", "nothing left alone"],
+)
+async def test_the_parts_of_a_policy_come_back(database: Database, parts: dict[str, Any]) -> None:
+    policy = Policy("p", updated_at=NOW, **parts)
+    async with database.changing() as connection:
+        await PolicyRepository(connection).add(policy, Action.CREATE, "")
+    async with database.reading() as connection:
+        assert await PolicyRepository(connection).all() == (policy,)
 
 
 async def test_a_policy_and_its_history(database: Database) -> None:
