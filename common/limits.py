@@ -40,6 +40,9 @@ def check_zone(zone: str) -> str:
         raise ValueError(f"has {len(zone):,} characters; at most {MAX_ID_CHARACTERS}")
     if not zone.isprintable():
         raise ValueError("has control or other unprintable characters")
+    # It would not be seen, and the name not be found.
+    if zone != zone.strip():
+        raise ValueError("begins or ends with a space")
     return zone
 
 

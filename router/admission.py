@@ -11,6 +11,7 @@ from datetime import datetime
 from pith.router.v1 import generation_pb2
 
 from common.auth import Principal, Role, note_asked
+from common.carbon.hours import next_day
 from common.clock import Clock
 from common.errors import PithError, not_found, permission_denied, quota_exceeded
 from router.convert import to_turns
@@ -22,7 +23,7 @@ from router.directives.traits import traits_of
 from router.policy_messages import to_directive, to_traits
 from router.rate_limit import RateLimiter
 from router.snapshot import SnapshotKeeper
-from router.spending import Spending, next_day
+from router.spending import Spending
 from router.task_keeper import TaskKeeper
 from router.tenant import tenant_of
 from router.validation import RequestLimits, check

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
 
 from common.carbon.accounting import CarbonSettings
-from common.carbon.hours import HOUR, hour_start
+from common.carbon.hours import HOUR, day_start, hour_start
 from common.carbon.intensity import IntensityProvider
 from router.directives.quality_budget import over_the_day
 from router.grid_forecast import GridForecast
 from router.optimizer.costs import request_grams
-from router.optimizer.grants import Class, Day, Hour, Served
+from router.optimizer.grants import Day, Hour
+from router.optimizer.traffic import RECENT_HOURS, Cells, hours_left, served_by_policy
 from router.snapshot import SnapshotKeeper
-from router.spending import next_day
 from router.store.database import Database, StoreUnavailable
-from router.store.served import Cells, ServedRepository
-from router.store.spending import day_of
+from router.store.served import ServedRepository
 
-RECENT_HOURS: Final = 72
-"""Over which requests to come are told from those that came; the present hour is one of them."""
 FRESH_FOR: Final = HOUR
 """How long counts stand while the database is away. After that nobody knows what was spent: no more is."""
 
@@ -64,7 +61,11 @@ class QualityDays:
         await self._refresh(now)
         if self._read_at is None or now - self._read_at > FRESH_FOR:
             return None
-        served = self._served(now)
+        # Of hundreds of tasks it takes tens of milliseconds, for which no request should wait.
+        directives = self._keeper.snapshot.directives.values()
+        served = await asyncio.to_thread(
+            served_by_policy, self._counts, {directive.name: directive.revision for directive in directives}, now
+        )
         return Day(
             await self._ahead(now),
             {policy.name: served[policy.name] for policy in policies if policy.name in served},
@@ -93,33 +94,11 @@ class QualityDays:
             return _first_hour(now)
         if hour_start(last) == hour and not self._stale:
             return hour - HOUR
-        return max(_first_hour(now), min(day_of(now), hour_start(last) - HOUR))
-
-    def _served(self, now: datetime) -> Mapping[str, Mapping[Class, Served]]:
-        """By policy."""
-        day = day_of(now)
-        today: defaultdict[tuple[str, Class], Counter[str]] = defaultdict(Counter)
-        requests: Counter[tuple[str, Class]] = Counter()
-        since: dict[tuple[str, Class], datetime] = {}
-        for hour, counts in sorted(self._counts.items()):
-            for (policy, model, task, directive), count in counts.items():
-                of = policy, (model, task)
-                requests[of] += count
-                since.setdefault(of, hour)
-                if hour >= day:
-                    today[of][directive] += count
-        found: defaultdict[str, dict[Class, Served]] = defaultdict(dict)
-        for of, count in requests.items():
-            policy, name = of
-            # Where a class was first seen within the present hour, a few minutes' requests tell no rate.
-            hours = max((now - since[of]) / HOUR, 1.0)
-            found[policy][name] = Served(today.get(of, {}), count / hours)
-        return found
+        return max(_first_hour(now), min(day_start(now), hour_start(last) - HOUR))
 
     async def _ahead(self, now: datetime) -> Sequence[Hour]:
-        hour, midnight = hour_start(now), next_day(now)
+        hour, *to_come = hours_left(now)
         present = self._intensities.current(now).g_per_kwh
-        to_come = [hour + lead * HOUR for lead in range(1, round((midnight - hour) / HOUR))]
         expected = {start: interval.value for start, interval in await self._forecast.hours(now, len(to_come))}
         return [
             Hour((hour + HOUR - now) / HOUR, present),

@@ -6,15 +6,16 @@ import asyncio
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import structlog
 
+from common.carbon.hours import day_start
 from common.carbon.intensity import Signal
 from common.clock import Clock
 from router.ledger import LedgerEntry
 from router.store.database import Database, StoreUnavailable
-from router.store.spending import SpendingRepository, day_of
+from router.store.spending import SpendingRepository
 
 POLL_SECONDS = 1.0
 """Wall time; what one router has spent, the others know within 5 s."""
@@ -23,11 +24,6 @@ log = structlog.get_logger("spending")
 
 PolicyDay = tuple[str, datetime, Signal]
 """A policy, the first moment of a day (UTC), and what the grams count."""
-
-
-def next_day(moment: datetime) -> datetime:
-    """The first moment of the day after its day (UTC)."""
-    return day_of(moment) + timedelta(days=1)
 
 
 def grams_of(entry: LedgerEntry) -> float:
@@ -68,7 +64,7 @@ class Spending:
 
     def today(self, policy: str) -> float:
         """gCO2eq of the policy's requests so far today."""
-        day = day_of(self._clock.now())
+        day = day_start(self._clock.now())
         return max((self._of((policy, day, signal)) for signal in self._signals), default=0.0)
 
     def settled(self, entry: LedgerEntry) -> None:
@@ -102,7 +98,7 @@ class Spending:
         """Takes in what all routers have written; never raises for an outage of the database."""
         # What is written from here on may be in the answer as well: it counts twice until the next look, not never.
         before, self._written = self._written, defaultdict(float)
-        day = day_of(self._clock.now())
+        day = day_start(self._clock.now())
         try:
             async with self._database.reading() as connection:
                 grams = await SpendingRepository(connection).of_day(day)
@@ -127,7 +123,7 @@ class Spending:
         # What an earlier run left in the outbox was never counted as settled here, so it is not taken off either.
         if entry.intensity is None or entry.started_at < self._began_at or grams_of(entry) <= 0:
             return None
-        return entry.policy, day_of(entry.started_at), entry.intensity.signal
+        return entry.policy, day_start(entry.started_at), entry.intensity.signal
 
     async def _poll(self) -> None:
         while True:

@@ -102,7 +102,7 @@ def replay(
         ),
     ] = 0.1,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, metavar="NUMBER", help="Of all draws.")] = 0,
-    labels: Annotated[bool, typer.Option("--labels", help="Show requests' tasks to pith too.")] = False,
+    labels: Annotated[bool, typer.Option("--labels", help="Show requests' tasks to pith and the router too.")] = False,
     carbon_column: Annotated[
         str | None, typer.Option("--carbon-column", metavar="NAME", help="[default: the one that ends in (direct)]")
     ] = None,
@@ -121,7 +121,8 @@ def replay(
 
     Hour by hour; carbon and quality are those of the answers on record. base serves L0, co2_opt what emits least;
     static, sprout and oracle are as published (SPROUT, EMNLP 2024); hindsight knows everything beforehand, which no
-    policy can; pith is Pith's, and knows the past alone.
+    policy can. pith is Pith's research policy; router is what the live router decides under a policy whose quality
+    budget holds the floor, router_strict where every directive keeps it by itself. These three know the past alone.
     """
     if plot is not None and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise typer.BadParameter("must end in .png, .svg or .pdf", param_hint="--plot")

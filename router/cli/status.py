@@ -155,6 +155,10 @@ def _facts(
     yield "up", f"{up}, since {moment(found, 'started_at')}"
     for fault in faults(found):
         yield "lacks", coloured(fault, "red")
+    for engine in engines:
+        if engine.model.zone and not engine.zone:
+            unknown = f"zone {engine.model.zone} of engine {engine.name} is none of PITH_ROUTER_ZONES"
+            yield "lacks", coloured(f"{unknown}: it is charged by the router's own grid", "red")
     yield "engines", engines_line(engines)
     failed = f", {count(found.failed_total)} of them failed" if found.failed_total else ""
     yield "requests", f"{count(found.requests_total)}{failed}; {count(found.in_flight)} in flight"

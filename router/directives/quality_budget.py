@@ -25,8 +25,9 @@ def over_the_day(policies: Iterable[Policy]) -> list[Policy]:
 
 def granted_floor(policy: Policy, budget: QualityBudget, entry: Entry, plan: Plan, now: datetime) -> float:
     """What the requests of the entry's task must keep in the mean. What a day's budget grants holds in the hour that it
-    was reckoned for; after that, and until the next plan, the policy's floor does."""
-    if budget.scope is BudgetScope.TASK or entry.floor is None or hour_start(plan.made_at) != hour_start(now):
+    was reckoned for, and for what the policy was then; else, and until the next plan, the policy's floor does."""
+    is_of_now = entry.policy_revision == policy.revision and hour_start(plan.made_at) == hour_start(now)
+    if budget.scope is BudgetScope.TASK or entry.floor is None or not is_of_now:
         return policy.floor
     return entry.floor
 

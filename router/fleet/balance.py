@@ -57,7 +57,8 @@ def least_loaded(candidates: Iterable[Candidate]) -> str | None:
 
 def least_carbon(candidates: Sequence[Candidate]) -> str | None:
     """Name of the least loaded of those with room that emit least, or nearly so; of all where none has room: no request
-    waits for a clean engine while another could run it."""
+    waits for a clean engine while another could run it, as far as this router knows. What others send meanwhile, the
+    next report tells."""
     roomy = [candidate for candidate in candidates if candidate.has_room]
     least = min((candidate.grams for candidate in roomy), default=0.0)
     return least_loaded([candidate for candidate in roomy if candidate.grams <= NEAR * least] or candidates)
@@ -66,8 +67,9 @@ def least_carbon(candidates: Sequence[Candidate]) -> str | None:
 def expected_grams(engines: Sequence[tuple[EnergyModel | None, float]], running: float | None) -> Sequence[float]:
     """gCO2eq of the electricity for the same request at each; for the same energy, where not all are calibrated.
 
-    All are priced at one batch. At its own, an engine without work shares its steps among nobody: it would look dearer
-    than one that is busy only because it was chosen before, and traffic would never change over.
+    All are priced at one batch, which each has measured. At its own, an engine without work shares its steps among
+    nobody: it would look dearer than one that is busy only because it was chosen before, and traffic would never change
+    over; and so would one that was calibrated up to a smaller batch than others.
 
     Args:
         engines: Calibration and gCO2eq/kWh of each.
@@ -76,6 +78,8 @@ def expected_grams(engines: Sequence[tuple[EnergyModel | None, float]], running:
     models = [model for model, _ in engines if model is not None]
     if len(models) < len(engines):
         return [g_per_kwh for _, g_per_kwh in engines]
+    if running is not None:
+        running = min(running, *(model.max_batch for model in models))
     return [
         Price(model, running).joules(COMPARED) / JOULES_PER_KWH * g_per_kwh
         for model, (_, g_per_kwh) in zip(models, engines, strict=True)

@@ -113,7 +113,11 @@ class Engines:
             name = least_loaded(engine.candidate() for engine in able)
         else:
             running = mean_batch((engine.batch for engine in able), self.clock.monotonic())
-            grams = expected_grams([(engine.energy_model, g_per_kwh[engine.zone]) for engine in able], running)
+            # What one model spends on a token says nothing of what it spends on an answer beside another model.
+            alike = len({engine.identity for engine in able}) == 1
+            grams = expected_grams(
+                [(engine.energy_model if alike else None, g_per_kwh[engine.zone]) for engine in able], running
+            )
             name = least_carbon([engine.candidate(found) for engine, found in zip(able, grams, strict=True)])
         return None if name is None else self._members[name]
 

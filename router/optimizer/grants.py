@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -28,6 +29,8 @@ and hours of like intensity should not take turns. At least 2^(-1/8), or 92 %, o
 _LEAST_GRAMS = 1e-12
 """A joule's: that clean hours emit nothing must not leave their savings without an order."""
 _ROUNDING = 1e-9
+EARLIER_REVISION: Final = ""
+"""No directive's name: what was served under it is no longer open."""
 
 
 class Hour(NamedTuple):
@@ -43,12 +46,14 @@ class Served:
     """Requests of one policy's class for which its plan decided.
 
     Attributes:
-        today: By directive, L0 among them.
+        today: By directive, L0 among them; those under what a directive was before by EARLIER_REVISION.
         per_hour: To be expected.
+        ahead: The same of each of the day's hours, where that is known of them; empty where it is not.
     """
 
     today: Mapping[str, int]
     per_hour: float
+    ahead: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +77,13 @@ class Known(NamedTuple):
     Attributes:
         costs: Of L0, and of the open directives; empty where no energy is known.
         kept: Share of L0's quality that each open directive surely keeps.
+        least: The same for the tenant for which that is least, where tenants have bounds of their own: what was served
+            to whom is not counted apart.
     """
 
     costs: Mapping[str, Cost]
     kept: Mapping[str, float]
+    least: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +118,11 @@ def grants(
     """
     requests, kept = _so_far(known, served, directive_floor)
     classes = [name for name, of in known.items() if of.costs and name in served and served[name].per_hour > 0]
-    rates = np.array([served[name].per_hour for name in classes])
-    # Of an hour's last moment too it is asked what may be lost.
+    # Of an hour's last moment, and of one in which none is expected, it is asked too what may be lost.
     hours = np.maximum([hour.hours for hour in day.hours], _ROUNDING)
+    to_come = np.maximum([served[name].ahead or [served[name].per_hour] * len(hours) for name in classes], _ROUNDING)
+    to_come = to_come.reshape(len(classes), len(hours)) * hours  # [classes, hours]
+    rates = [served[name].per_hour for name in classes]
     base = [known[name].costs["L0"] for name in classes]
     an_hour = Cost(
         sum(rate * cost.energy_joules for rate, cost in zip(rates, base, strict=True)),
@@ -126,8 +136,8 @@ def grants(
     of_class = np.array([place for place, _ in found], dtype=np.int64)  # [steps]
     lost = np.array([step.lost for _, step in found])
     joules = np.array([step.joules for _, step in found])
-    left = kept - floor * requests + (1.0 - floor) * float(rates.sum() * hours.sum())
-    spent, price = _spend(left, np.outer(lost * rates[of_class], hours), np.outer(joules / lost, grams_per_joule))
+    left = kept - floor * requests + (1.0 - floor) * float(to_come.sum())
+    spent, price = _spend(left, lost[:, None] * to_come[of_class], np.outer(joules / lost, grams_per_joule))
     losses = np.bincount(of_class, spent * lost, len(classes))
     granted = {name: 1.0 - float(loss) for name, loss in zip(classes, losses, strict=True)}
     standing = Standing(requests, kept / requests if requests else None, price, left >= -_ROUNDING * max(requests, 1))
@@ -197,7 +207,7 @@ def _so_far(known: Mapping[Class, Known], served: Mapping[Class, Served], direct
     """Requests of the day, and the sum of what each surely kept."""
     requests, kept = 0, 0.0
     for name, of in served.items():
-        bounds = known[name].kept if name in known else {}
+        bounds = {**known[name].kept, **known[name].least} if name in known else {}
         for directive, count in of.today.items():
             requests += count
             kept += count * (1.0 if directive == "L0" else bounds.get(directive, directive_floor))

@@ -27,6 +27,8 @@ class Entry:
     floor: float | None = None
     """What the mix keeps at least, by its directives' bounds: the policy's floor, or what its quality budget grants the
     task in the hour of the plan; None where nothing is planned."""
+    policy_revision: int | None = None
+    """By which it was made."""
 
 
 NOTHING_PLANNED = Entry()

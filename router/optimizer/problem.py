@@ -77,7 +77,13 @@ def _known(
         predicted = costs.predicted(model, task, _names(of_task))
         for policy in of_task:
             opened = _opened(snapshot, policy, judged, policy.tenant, now)
-            known[policy.name][model, task] = Known(predicted if L0.name in predicted else {}, opened)
+            of_tenants = [
+                _opened(snapshot, policy, judged, tenant, now)
+                for tenant in (() if policy.tenant else judged.tenants)
+                if match(snapshot.policies, tenant, task) is policy
+            ]
+            least = {name: min([kept, *(own.get(name, kept) for own in of_tenants)]) for name, kept in opened.items()}
+            known[policy.name][model, task] = Known(predicted if L0.name in predicted else {}, opened, least)
     return known
 
 
@@ -181,5 +187,6 @@ def _entry(
         shares,
         by_carbon=tuple(sorted(carbon, key=lambda name: carbon[name])),
         floor=floor,
+        policy_revision=policy.revision,
         late_share=None if late is None else sum(share * late[name] for name, share in shares),
     )

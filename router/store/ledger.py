@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Double, Row, case, cast, func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from common.carbon.hours import day_start
 from common.carbon.intensity import Signal
 from common.quality.bound import Cell
 from router.directives.levels import L0, Directive
@@ -17,7 +18,7 @@ from router.ledger import LedgerEntry
 from router.optimizer.costs import Mean, Observed
 from router.optimizer.pricing import Lengths
 from router.store.signals import signal_of
-from router.store.spending import SpendingRepository, day_of
+from router.store.spending import SpendingRepository
 from router.store.tables import ledger
 from router.store.upsert import insert_new
 
@@ -173,7 +174,7 @@ def _grams(added: Iterable[Row[Any]]) -> Mapping[tuple[str, datetime, Signal], f
     grams: defaultdict[tuple[str, datetime, Signal], float] = defaultdict(float)
     for row in added:
         if row.policy and row.engine and row.operational_grams is not None and row.intensity_kind is not None:
-            key = row.policy, day_of(row.started_at), signal_of(row)
+            key = row.policy, day_start(row.started_at), signal_of(row)
             grams[key] += row.operational_grams + (row.embodied_grams or 0.0)
     return grams
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -12,11 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from common.carbon.intensity import Signal
 from router.store.signals import signal_of
 from router.store.tables import spent
-
-
-def day_of(moment: datetime) -> datetime:
-    """The first moment of its day (UTC)."""
-    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 class SpendingRepository:

@@ -77,13 +77,20 @@ def runs(seeds: Sequence[int], loads: Sequence[int]) -> Iterator[tuple[str, str,
 
 
 def measure(
-    recorded: RecordedSet, case: str, zone: str, seed: int, load: int, start_hour: int, policy: str = "pith"
+    recorded: RecordedSet,
+    case: str,
+    zone: str,
+    seed: int,
+    load: int,
+    start_hour: int,
+    policy: str = "pith",
+    labels: bool = False,
 ) -> dict[str, Any]:
     of = CASES[case]
     floor = PUBLISHED[zone]["sprout"][1] / 100 if of.floor is None else of.floor
     trace = read_trace(DATA / "carbon" / f"{zone}_2023_hourly.csv.gz")
     demand = published_demand(read_load(DATA / "pai.csv"), recorded.tasks, HOURS, of.requests_per_hour, load)
-    terms = Terms(quality=of.quality, floor=floor, scope=of.scope, seed=seed)
+    terms = Terms(quality=of.quality, floor=floor, scope=of.scope, seed=seed, labels=labels)
     start = time.perf_counter()
     found = replay(recorded, trace, start_hour, demand, {policy: POLICIES[policy]}, terms)[policy]
     row = {"case": case, "zone": zone, "seed": seed, "load_seed": load, "start_hour": start_hour, "floor": floor}

@@ -23,8 +23,9 @@ def test_the_zone_comes_by_environment_and_is_none_by_default(monkeypatch: pytes
         ("z" * 129, "has 129 characters; at most 128"),
         ("a\nb", "has control or other unprintable characters"),
         ("\x00", "has control or other unprintable characters"),
+        ("north ", "begins or ends with a space"),
     ],
-    ids=["too long", "two lines", "null"],
+    ids=["too long", "two lines", "null", "a space at its end"],
 )
 def test_a_wrong_zone_is_named(zone: str, fault: str) -> None:
     with pytest.raises(ValidationError) as error:

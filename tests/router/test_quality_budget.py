@@ -51,7 +51,7 @@ def held(
         for tenant, of in (("", bounds), ("acme", own or {}))
         for name, lower in of.items()
     ]
-    entry = Entry(tuple(shares), ("L2", "L1", "L0"), floor=floor)
+    entry = Entry(tuple(shares), ("L2", "L1", "L0"), floor=floor, policy_revision=policy.revision)
     budgets = {} if standing is None else {"p": standing}
     plan = Plan({("p", MODEL, "qa"): entry}, made_at, budgets=budgets)
     return Snapshot({d.name: d for d in (L0, *SEEDED)}, (policy,), {b.cell: b for b in known}, plan)
@@ -124,6 +124,14 @@ def test_a_bound_that_fell_since_the_plan_shrinks_the_shares() -> None:
     assert mix(held(BY_TASK, {"L1": 0.90, "L2": 0.85}, both)) == near(
         L1=0.5 * 0.05 / lost, L2=0.2 * 0.05 / lost, L0=1 - 0.7 * 0.05 / lost
     )
+
+
+def test_a_floor_that_was_raised_holds_before_the_next_plan() -> None:
+    """What was granted was so by another floor."""
+    before = held(OVER_DAY, {"L2": 0.85}, [("L2", 1.0)], floor=0.85)
+    assert mix(before) == {"L2": 1.0}
+    raised = replace(OVER_DAY, floor=0.97, revision=2)
+    assert mix(replace(before, policies=(raised,))) == near(L2=0.2, L0=0.8)
 
 
 def test_a_bound_that_rose_waits_for_the_next_plan() -> None:

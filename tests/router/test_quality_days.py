@@ -15,11 +15,12 @@ from structlog.testing import capture_logs
 from common.carbon.accounting import CarbonSettings
 from common.carbon.daily_profile import DailyProfile
 from common.clock import ManualClock
+from router.directives.decide import Reason
 from router.directives.policy import BudgetScope, Mode, Policy, QualityBudget
 from router.grid_forecast import GridForecast
 from router.ledger import LedgerEntry
 from router.optimizer.costs import Cost
-from router.optimizer.grants import Day, Hour
+from router.optimizer.grants import EARLIER_REVISION, Day, Hour
 from router.quality_days import QualityDays
 from router.snapshot import SnapshotKeeper
 from router.store.database import Database, StoreUnavailable
@@ -114,6 +115,43 @@ async def test_todays_requests_by_directive_and_rates_by_three_days(database: Da
     assert served[SUMS].per_hour == pytest.approx(100 / 71.5)
     assert served[LISTS].today == {"L1": 1}
     assert served[LISTS].per_hour == pytest.approx(1 / 9.5)
+
+
+async def test_what_a_directive_was_before_is_not_counted_as_what_it_is(database: Database, days: QualityDays) -> None:
+    """Bounds are of a revision: that of a better wording would else vouch for the answers of the one before."""
+    now = DAY + 10 * HOUR
+    shadow: dict[str, Any] = {"reason": Reason.SHADOW.value, "directive": "L0", "directive_revision": 3}
+    await record(
+        database,
+        *requests(3, now, directive_revision=1),
+        *requests(2, now, directive_revision=2),
+        *requests(4, now, "L0", directive_revision=7),
+        *(replace(one, **shadow) for one in requests(5, now, "L2")),
+    )
+    assert (await known(days, now)).served["default"][SUMS].today == {"L1": 3, EARLIER_REVISION: 2, "L0": 4, "L2": 5}
+
+
+async def test_hours_to_come_are_expected_as_those_of_the_days_before(database: Database, days: QualityDays) -> None:
+    """A day's last hours would else be taken for as busy as the others, and what they never leave be spent."""
+    usual = {8: 40, 12: 60, 20: 20}
+    for back in (1, 2):
+        for hour, count in usual.items():
+            await record(database, *requests(count + 10 * back - 15, DAY - back * 24 * HOUR + hour * HOUR))
+    await record(database, *requests(40, DAY + 8 * HOUR + MINUTE))
+    served = (await known(days, DAY + 10 * HOUR)).served["default"][SUMS]
+    assert served.ahead == [usual.get(hour, 0.0) for hour in range(10, 24)]
+    # A day that is slower than those before: 40 of 100, and 20 as if they had come.
+    slow = (await known(days, DAY + 13 * HOUR)).served["default"][SUMS]
+    assert slow.ahead == [pytest.approx(usual.get(hour, 0.0) * 60 / 120) for hour in range(13, 24)]
+    await record(database, *requests(500, DAY + 13 * HOUR))
+    busy = (await known(days, DAY + 14 * HOUR)).served["default"][SUMS]
+    assert busy.ahead == [usual.get(hour, 0.0) for hour in range(14, 24)]
+
+
+async def test_what_was_not_seen_for_a_day_has_no_usual_hours(database: Database, days: QualityDays) -> None:
+    await record(database, *requests(4, DAY - 13 * HOUR))
+    assert (await known(days, DAY + 10 * HOUR)).served["default"][SUMS].ahead == ()
+    assert (await known(days, DAY + 11 * HOUR)).served["default"][SUMS].ahead == [4.0, *[0.0] * 12]
 
 
 async def test_a_rate_is_told_from_an_hour_at_least(database: Database, days: QualityDays) -> None:

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from common.carbon.hours import day_start, next_day
 from common.carbon.intensity import Scope, Signal, SignalKind
 from common.clock import ManualClock
 from router.ledger import LedgerEntry
-from router.spending import Spending, next_day
+from router.spending import Spending
 from router.store.database import Database, StoreUnavailable
 from router.store.ledger import LedgerRepository
-from router.store.spending import SpendingRepository, day_of
+from router.store.spending import SpendingRepository
 from tests.postgres import on_both_databases
 from tests.router.ledger_entries import GRID, UNKNOWN, entry, record
 
@@ -101,7 +102,7 @@ async def test_routers_that_write_at_once_lose_nothing(database: Database) -> No
     ],
 )
 def test_days_are_utc(moment: datetime, day: datetime) -> None:
-    assert day_of(moment) == day
+    assert day_start(moment) == day
     assert next_day(moment) == day + timedelta(days=1)
 
 

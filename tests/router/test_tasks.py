@@ -184,7 +184,7 @@ async def test_the_card_says_how_well_each_task_is_told(router: Running) -> None
         assert one.told_right + one.told_wrong + one.untold == pytest.approx(1.0)
         assert one.told_right > 0.5
     assert card.macro_f1 == 1.0
-    assert (card.least_likelihood, card.revision, card.reason, card.trained) == (0.8, 1, "first try", True)
+    assert (card.least_likelihood, card.revision, card.reason, card.trained) == (LEAST_LIKELIHOOD, 1, "first try", True)
     assert (card.updated_at, card.updated_by) == (timestamp(router.clock.now()), "local")
     assert await tasks_of(router).GetTaskClassifier(GET) == card
     # The same texts under labels that say nothing: each held out, nobody can tell.
@@ -280,7 +280,9 @@ async def test_the_router_tells_what_the_replays_classifier_tells(router: Runnin
 
 
 @needs_data
-async def test_a_hundred_labelled_prompts_a_task_tell_nine_of_ten_published_prompts_right(router: Running) -> None:
+async def test_a_hundred_labelled_prompts_a_task_tell_most_right_and_hardly_any_wrong(
+    router: Running,
+) -> None:
     by_task: dict[str, list[str]] = {}
     for row in random.Random(0).sample(recorded(), 3_000):
         by_task.setdefault(row["task"], []).append(row["prompt"])
@@ -290,9 +292,10 @@ async def test_a_hundred_labelled_prompts_a_task_tell_nine_of_ten_published_prom
     told = [
         (task, (await told_of(router, prompt))[0]) for task, prompts in tasks.items() for prompt in prompts[100:150]
     ]
-    assert sum(task == found for task, found in told) >= 0.9 * len(told)
+    assert sum(task == found for task, found in told) >= 0.85 * len(told)
     # What the card says of the labelled prompts holds for others.
     wrong = sum(found not in ("", task) for task, found in told) / len(told)
+    assert wrong <= 0.01
     assert wrong == pytest.approx(sum(one.told_wrong for one in card.tasks) / len(tasks), abs=0.03)
 
 

@@ -400,6 +400,8 @@ def test_zones_are_named_with_their_grids(monkeypatch: pytest.MonkeyPatch) -> No
         (("north=profile:absent.csv",), "north: absent.csv cannot be read"),
         (("n" * 129 + "=zone:NO",), "has 129 characters; at most 128"),
         (("nor\tth=zone:NO",), "has control or other unprintable characters"),
+        (("north = zone:NO",), "north : intensity provider must be zone:CODE"),
+        (("north =zone:NO",), "north : begins or ends with a space"),
         (
             ("north=constant:NO:60",),
             "north: constant:NO:60 is average, direct, intensity zone:WORLD is average, lifecycle; their grams cannot "

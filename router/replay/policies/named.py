@@ -12,6 +12,7 @@ from router.replay.policies.hindsight import Hindsight
 from router.replay.policies.one_level import Base, Co2Opt
 from router.replay.policies.oracle import Oracle
 from router.replay.policies.pith import Pith
+from router.replay.policies.router import Router
 from router.replay.policies.sprout import Sprout, Static
 from router.replay.recordings import Quality, RecordedSet
 from router.replay.replay import Factory
@@ -25,6 +26,8 @@ POLICIES: Mapping[str, Factory] = MappingProxyType(
         "oracle": lambda setting, truth: Oracle(truth),
         "hindsight": Hindsight,
         "pith": lambda setting, truth: Pith(setting),
+        "router": lambda setting, truth: Router(setting),
+        "router_strict": lambda setting, truth: Router(setting, budget=False),
     }
 )
 

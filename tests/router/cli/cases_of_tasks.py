@@ -28,7 +28,7 @@ def task_set(bench: Bench) -> None:
     shown = bench.text("task", "set", file, "--yes", "--reason", "first try")
     assert re.search(r"^sums +10 +[\d.]+ % +[\d.]+ % +[\d.]+ %$", shown, re.MULTILINE)
     assert re.search(r"^\(none\) +12 ", shown, re.MULTILINE)
-    for words in ("by root", "first try", "a likelihood of 80.0 %", "held out"):
+    for words in ("by root", "first try", "a likelihood of 97.0 %", "held out"):
         assert words in shown
     document = bench.document("task", "set", "-", "--yes", stdin="\n".join(map(json.dumps, LINES)))
     assert (document["revision"], document["trained"]) == (2, True)

@@ -51,6 +51,15 @@ def test_the_document_has_what_a_program_compares(command_line: Pithctl, files: 
     assert sprout["evaluator_samples"] > 0
 
 
+def test_the_live_router_is_replayed_by_name(command_line: Pithctl, files: tuple[str, ...]) -> None:
+    result = command_line("replay", *files, "--policy", "router,router_strict", "--floor", "0.9", "--labels", "--json")
+    assert (result.code, result.err) == (0, "")
+    assert list(result.document["policies"]) == ["router", "router_strict"]
+    for policy in result.document["policies"].values():
+        assert policy["evaluator_samples"] > 0
+        assert policy["preference"] >= 0.9
+
+
 def test_people_read_tables_and_notes(command_line: Pithctl, files: tuple[str, ...]) -> None:
     said = command_line("replay", *files, "--policy", "base,sprout")
     assert said.code == 0

@@ -70,6 +70,16 @@ def test_each_zone_is_a_line_with_its_engines(pithctl: Pithctl, fake: FakeServic
     assert told in pithctl("top", "--once", "--interval", "0.1").out
 
 
+def test_an_engine_in_a_zone_that_the_router_does_not_know_is_a_fault(pithctl: Pithctl, fake: FakeServices) -> None:
+    lost = Engine(name="e1")
+    lost.model.zone = "[atlantis]"
+    known = Engine(name="e2", zone="north")
+    known.model.zone = "north"
+    fake.engines = [lost, known, Engine(name="e3")]
+    (told,) = re.findall(r"^lacks +(.*zone.*)$", pithctl("status").out, re.MULTILINE)
+    assert told == "zone [atlantis] of engine e1 is none of PITH_ROUTER_ZONES: it is charged by the router's own grid"
+
+
 def test_carbon_says_what_it_counts_and_is_unknown_without_a_grid(pithctl: Pithctl, fake: FakeServices) -> None:
     found = fake.router_status
     found.energy_joules_total, found.carbon_grams_total = 100.0, 0.25

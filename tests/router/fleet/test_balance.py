@@ -153,8 +153,10 @@ def test_without_a_calibration_of_each_the_intensity_alone_counts() -> None:
 
 
 def test_all_are_priced_at_one_batch_and_none_beyond_what_it_measured() -> None:
+    """At a batch of its own, the first would be half as dear as it is, beside the other."""
     models = [calibrated(output_shared_joules=8.0), calibrated(max_batch=2, output_shared_joules=2.0)]
-    one, other = expected_grams([(model, 100.0) for model in models], 4.0)
-    assert one == pytest.approx(2 * other)
-    one, other = expected_grams([(model, 100.0) for model in models], None)
-    assert one == pytest.approx(4 * other)
+    at_four = expected_grams([(model, 100.0) for model in models], 4.0)
+    assert at_four == expected_grams([(model, 100.0) for model in models], 2.0)
+    for running in (4.0, None):
+        one, other = expected_grams([(model, 100.0) for model in models], running)
+        assert one == pytest.approx(4 * other)

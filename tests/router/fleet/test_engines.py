@@ -236,6 +236,13 @@ async def test_between_zones_what_engines_cost_counts_where_all_are_calibrated(f
     assert chosen(engines) == "b", "by the intensity alone"
 
 
+async def test_between_zones_what_different_models_cost_does_not_count(fleet: Fleet, zones: Zones) -> None:
+    """Where a request names none: else the smallest would answer all of them."""
+    far, here = calibrated(), calibrated("large", "f" * 64, input_joules=50.0)
+    far.info.zone = "far"
+    assert chosen(await fleet.start(far, here, zones=zones)) == "b"
+
+
 async def test_an_engine_without_work_does_not_look_dear(fleet: Fleet, zones: Zones) -> None:
     """At its own batch of 1, a token at the clean engine would cost four times what it costs at the busy one."""
     far, here = calibrated(), calibrated()

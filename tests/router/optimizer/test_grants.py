@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pytest
@@ -234,6 +235,34 @@ def test_hours_of_like_intensity_are_granted_alike() -> None:
     for hours in ([Hour(1.0, 300.0)] * 24, [Hour(1.0, 300.0), Hour(1.0, 303.0), Hour(1.0, 297.0)]):
         found, _ = Case(known, served, hours, 0.95).granted()
         assert found == pytest.approx({("m@1", "qa"): 0.95})
+
+
+def test_only_what_is_expected_of_an_hour_itself_is_spent_for_it() -> None:
+    known = {("m@1", "qa"): task(1_000.0, (0.3, 0.85))}
+    hours = [Hour(1.0, 600.0), *[Hour(1.0, 200.0)] * 3]
+    for ahead, floor in (((), 0.85), ([10.0] * 4, 0.85), ([10.0, 0.0, 0.0, 0.0], 0.95), ([10.0, 4.0, 0.0, 0.0], 0.93)):
+        found, _ = Case(known, {("m@1", "qa"): Served({}, 10.0, ahead)}, hours, 0.95).granted()
+        assert found == pytest.approx({("m@1", "qa"): floor})
+    found, _ = Case(known, {("m@1", "qa"): Served({"L0": 60}, 10.0, [0.0] * 4)}, hours, 0.95).granted()
+    assert found == pytest.approx({("m@1", "qa"): 0.85}), "none is expected, and one may come"
+
+
+@pytest.mark.parametrize("dirty_from", [8, 12, 14, 16])
+def test_a_day_of_office_hours_keeps_the_floor(dirty_from: int) -> None:
+    """By rates alone its evening would be taken for as busy as its noon, and the day end below the floor."""
+    name, steps = ("m@1", "qa"), 4
+    known = {name: task(1_000.0, (0.3, 0.85))}
+    usual = [100.0 * (8 <= hour < 18) for hour in range(24)]
+    today = {"L0": 0.0, "L1": 0.0}
+    for hour, part in product(range(24), range(steps)):
+        hours = [Hour(1.0, 600.0 if 0 <= of - dirty_from < 4 else 200.0) for of in range(hour, 24)]
+        hours[0] = Hour(1.0 - part / steps, hours[0].g_per_kwh)
+        served = Served({of: round(count) for of, count in today.items()}, sum(usual) / 24, usual[hour:])
+        floors, _ = Case(known, {name: served}, hours, 0.95).granted()
+        shortened = usual[hour] / steps * (1.0 - floors[name]) / 0.15
+        today["L1"] += shortened
+        today["L0"] += usual[hour] / steps - shortened
+    assert 1.0 - 0.15 * today["L1"] / 1_000 == pytest.approx(0.95, abs=1e-3)
 
 
 def test_an_overdrawn_budget_grants_nothing_more() -> None:

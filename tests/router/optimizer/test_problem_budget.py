@@ -226,6 +226,15 @@ def test_a_tenants_entry_keeps_what_the_day_grants_by_the_tenants_own_bounds() -
     assert dict(made.shares("p", MODEL, "qa", "acme"))["L2"] == pytest.approx(0.05 / 0.18)
 
 
+def test_what_was_served_counts_by_the_least_that_it_keeps_for_any_tenant() -> None:
+    of_acme = bound("L2", 0.82, tenant="acme")
+    made = plan((OVER_DAY,), bound("L2", 0.97), of_acme, day=today(300.0, L0=300, L2=100))
+    assert made.budgets["p"].kept == pytest.approx((300 + 100 * 0.82) / 400)
+    closed = replace(of_acme, lower=0.5, absolute_lower=0.5, upper=0.7)
+    made = plan((OVER_DAY,), bound("L2", 0.97), closed, day=today(300.0, L0=300, L2=100))
+    assert made.budgets["p"].kept == pytest.approx((300 + 100 * 0.97) / 400)
+
+
 def test_a_tenants_policy_goes_by_the_tenants_bounds() -> None:
     policy = replace(OVER_DAY, tenant="acme")
     made = plan((policy,), bound("L2", 0.85), bound("L2", 0.90, tenant="acme"), day=today(300.0))

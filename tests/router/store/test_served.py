@@ -26,18 +26,20 @@ async def test_requests_are_counted_by_the_hour_in_which_they_started(database: 
         entry(8, started_at=NOON + HOUR, **L0),
         entry(9, started_at=NOON + last),
         entry(10, started_at=NOON + 2 * HOUR),
+        entry(11, started_at=NOON + HOUR, directive_revision=2),
     )
     async with database.reading() as connection:
         found = await ServedRepository(connection).by_hour(NOON, NOON + 2 * HOUR)
         nothing = await ServedRepository(connection).by_hour(NOON + 3 * HOUR, NOON + 9 * HOUR)
     assert found == {
-        NOON: {("default", MODEL, "sums", "L1"): 3},
+        NOON: {("default", MODEL, "sums", "L1", 1): 3},
         NOON + HOUR: {
-            ("default", MODEL, "sums", "L1"): 1,
-            ("default", "other@1", "sums", "L1"): 1,
-            ("default", MODEL, "lists", "L1"): 1,
-            ("other", MODEL, "sums", "L1"): 1,
-            ("default", MODEL, "sums", "L0"): 1,
+            ("default", MODEL, "sums", "L1", 1): 1,
+            ("default", "other@1", "sums", "L1", 1): 1,
+            ("default", MODEL, "lists", "L1", 1): 1,
+            ("other", MODEL, "sums", "L1", 1): 1,
+            ("default", MODEL, "sums", "L1", 2): 1,
+            ("default", MODEL, "sums", "L0", 1): 1,
         },
     }
     assert all(hour.utcoffset() == timedelta(0) for hour in found)
@@ -63,4 +65,4 @@ async def test_those_count_that_a_plan_decided_for(database: Database) -> None:
     async with database.reading() as connection:
         found = await ServedRepository(connection).by_hour(NOON, NOON + HOUR)
     of = ("default", MODEL, "sums")
-    assert found == {NOON: {(*of, "L0"): 4, (*of, "L1"): 1, (*of, "L2"): 1}}
+    assert found == {NOON: {(*of, "L0", 1): 3, (*of, "L0", None): 1, (*of, "L1", 1): 1, (*of, "L2", None): 1}}
