@@ -14,8 +14,7 @@ from router.directives.compile import Turn
 
 LEAST_LIKELIHOOD: Final = 0.97
 """A task is told from here on. Told wrongly, a request is shortened by bounds that speak of others; untold, it only
-stays under the policies for any task. On SPROUT's recorded requests (`tests.bench.replay_router`) the task that is most
-often told as others was 2 to 4 points below its floor at 0.8, and is at most 1.4 (standard error 0.9) here."""
+stays under the policies for any task. How far floors by task are missed for it: `tests.bench.replay_router`."""
 NO_TASK: Final = ""
 """Label of prompts that are of none of the tasks."""
 

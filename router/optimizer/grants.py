@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from router.directives.levels import L0
 from router.optimizer.costs import Cost
 
 Floats = NDArray[np.float64]
@@ -123,7 +124,7 @@ def grants(
     to_come = np.maximum([served[name].ahead or [served[name].per_hour] * len(hours) for name in classes], _ROUNDING)
     to_come = to_come.reshape(len(classes), len(hours)) * hours  # [classes, hours]
     rates = [served[name].per_hour for name in classes]
-    base = [known[name].costs["L0"] for name in classes]
+    base = [known[name].costs[L0.name] for name in classes]
     an_hour = Cost(
         sum(rate * cost.energy_joules for rate, cost in zip(rates, base, strict=True)),
         sum(rate * cost.busy_seconds for rate, cost in zip(rates, base, strict=True)),
@@ -159,7 +160,7 @@ def savings(known: Known) -> list[Saving]:
     knapsack problem").
     """
     # No more than L0's quality counts: a task's own programme would spend the rest, and no other could have it.
-    points = {0.0: known.costs["L0"].energy_joules}
+    points = {0.0: known.costs[L0.name].energy_joules}
     for name, kept in known.kept.items():
         lost = max(0.0, 1.0 - kept)
         points[lost] = min(points.get(lost, np.inf), known.costs[name].energy_joules)
@@ -210,5 +211,5 @@ def _so_far(known: Mapping[Class, Known], served: Mapping[Class, Served], direct
         bounds = {**known[name].kept, **known[name].least} if name in known else {}
         for directive, count in of.today.items():
             requests += count
-            kept += count * (1.0 if directive == "L0" else bounds.get(directive, directive_floor))
+            kept += count * (1.0 if directive == L0.name else bounds.get(directive, directive_floor))
     return requests, kept
