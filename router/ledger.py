@@ -261,8 +261,9 @@ class Ledger:
             segment = await asyncio.to_thread(self._outbox.oldest) if self._outbox.in_use else None
             if segment is not None:
                 await self._write_batch(segment.records)
-                await asyncio.to_thread(self._outbox.remove, segment)
+                # Before the file goes: a close between the two would otherwise never tell of these.
                 self._written_out += len(segment.records)
+                await asyncio.to_thread(self._outbox.remove, segment)
             else:
                 batch = list(islice(self._waiting, BATCH))
                 await self._write_batch(batch)

@@ -75,17 +75,18 @@ async def test_it_writes_in_the_background(sink: Sink, outbox: Path) -> None:
 async def test_from_the_first_failure_on_records_are_on_disk_and_then_written_once(sink: Sink, outbox: Path) -> None:
     ledger = eager(sink, outbox)
     sink.away = True
-    async with writing_in_the_background(ledger):
-        for index in range(3):
-            ledger.record(entry(str(index)), sample(str(index)))
-            await until_on_disk(outbox, index + 1)
-        while ledger.waiting:
-            await sink.until_tried()
-        assert ledger.database_away and ledger.outbox_in_use
-        held = [file.stat().st_size for file in files(outbox)]
-        assert (ledger.outbox_files, ledger.outbox_bytes) == (len(held), sum(held))
-        sink.away = False
-        with capture_logs() as logs:
+    # Until the ledger has stopped: it tells what was written out after the last file is gone.
+    with capture_logs() as logs:
+        async with writing_in_the_background(ledger):
+            for index in range(3):
+                ledger.record(entry(str(index)), sample(str(index)))
+                await until_on_disk(outbox, index + 1)
+            while ledger.waiting:
+                await sink.until_tried()
+            assert ledger.database_away and ledger.outbox_in_use
+            held = [file.stat().st_size for file in files(outbox)]
+            assert (ledger.outbox_files, ledger.outbox_bytes) == (len(held), sum(held))
+            sink.away = False
             await sink.until(3)
             # Closed before the file is gone, it would be written out twice.
             while ledger.outbox_in_use:
