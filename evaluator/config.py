@@ -65,7 +65,9 @@ class EvaluatorConfig(ServiceConfig):
 
     batch_samples: int = Field(default=8, ge=1, le=200, description="Samples judged between two looks at a bound.")
     run_samples: int = Field(
-        default=200, ge=1, description="Samples judged at most of one model and task in one evaluation."
+        default=200,
+        ge=1,
+        description="Samples judged at most of one model and task in one evaluation, for verdicts and against drift.",
     )
     patience_samples: int = Field(
         default=200,

@@ -85,6 +85,7 @@ def _to_target(message: feedback_pb2.EvaluationPlan.Target) -> Target:
         revision=message.directive_revision,
         waiting=message.samples_waiting,
         relative_carbon=message.relative_carbon if message.HasField("relative_carbon") else None,
+        worthwhile=message.worthwhile_samples,
         judge=message.bound.judge,
         mix=TaskMix(_to_parts(message.mix.lengths), _to_parts(message.mix.tenants))
         if message.HasField("mix")

@@ -108,11 +108,16 @@ class Evaluation:
         served_after = max((end for end in ends if end is not None), default=None)
         drawn = await self._router.draw(target.cell, batch.samples, served_after)
         if not drawn:
-            self._tally.dry.add(target.cell)
+            (self._tally.stale if batch.is_maintenance else self._tally.dry).add(target.cell)
             return
         refusals = [_foreign(target, sample) or self._judge.refusal(sample) for sample in drawn]
+        refused = [refusal for refusal in refusals if refusal is not None]
         # Those cost nothing, and no budget: until their lease ends they are out of the way.
-        self._count_unscored(target, [refusal for refusal in refusals if refusal is not None])
+        self._count_unscored(target, refused)
+        self._tally.refused[target.cell] += len(refused)
+        if self._tally.refused[target.cell] >= target.waiting:
+            # All that wait have had their turn, and leases that end would bring them again and again.
+            self._tally.dry.add(target.cell)
         if samples := [sample for sample, refusal in zip(drawn, refusals, strict=True) if refusal is None]:
             self._tally.drawn[target.cell] += len(samples)
             await self._judge_all(target, samples)

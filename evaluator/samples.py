@@ -39,6 +39,8 @@ class Target:
     mix: TaskMix | None = None
     """What was asked for when the scores were gathered that it rests on, and what is asked for now; None where that was
     not asked for, or cannot be told yet."""
+    worthwhile: int = 0
+    """Scores that pay, also where it is known to be open; 0 where its bound serves only to say that."""
 
     @property
     def label(self) -> str:

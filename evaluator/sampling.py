@@ -12,10 +12,13 @@ For one (model, task), directives are tried from the least predicted carbon up:
 - One that is open is looked at with a few fresh samples in each evaluation, and with more for as long as these fall
   short of its floor, so that drift is noticed. One that is open for a single tenant, by the tenant's own scores, is
   looked at with the few.
+- One whose bound is spent from, by a quality budget, is sampled on for as long as that pays (`Target.worthwhile`),
+  with more samples an evaluation than go into verdicts.
 
-Of several tasks' directives those that are open come first, then those that promise most: predicted saving of the
-waiting traffic x chance that the floor is cleared / cost of judging. An evaluation for open ones alone waits until
-they have not been looked at for a while. Bounds and drift detector hold whatever rule chooses and ends the sampling.
+Of several tasks' directives those that are open are looked at first, then come those that promise most: predicted
+saving of the waiting traffic x chance that the floor is cleared / cost of judging; last, where more scores only narrow
+a bound. An evaluation to look at open ones alone waits until they have not been looked at for a while. Bounds and drift
+detector hold whatever rule chooses and ends the sampling.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ from evaluator.samples import Target
 FUTILE_CHANCE = 0.05
 """Of clearing a floor, below which a directive is not worth its samples."""
 FORESEEABLE_SPELLS = 10
+NARROWING_RUNS = 5
+"""Times `run_samples` an evaluation, of one directive: more would go on for hours, whatever the grid does meanwhile."""
 LEAST_FURTHER_SAVING = 0.05
 """Share of L0's carbon."""
 
@@ -55,6 +60,8 @@ class Batch:
     in_sight: int
     """What the evaluation may draw of the target in all, this batch included, if nothing settles before."""
     is_maintenance: bool
+    narrows: bool = False
+    """Whether it is for nothing but a narrower bound of a directive that is open."""
 
 
 @dataclass(slots=True)
@@ -66,6 +73,10 @@ class Tally:
     scored: Counter[Cell] = field(default_factory=Counter)
     dry: set[Cell] = field(default_factory=set)
     """Cells of which nothing more can be had in this evaluation."""
+    stale: set[Cell] = field(default_factory=set)
+    """Cells of which nothing more was served since the last evaluation; of what was before, there may be."""
+    refused: Counter[Cell] = field(default_factory=Counter)
+    """Samples that no judge takes."""
     _quality: defaultdict[Cell, float] = field(default_factory=lambda: defaultdict(float))
     _baseline_quality: defaultdict[Cell, float] = field(default_factory=lambda: defaultdict(float))
 
@@ -97,7 +108,10 @@ def batches(targets: Sequence[Target], estimates: Estimates, economy: Economy, t
         groups.setdefault((target.cell.model, target.cell.task), []).append(target)
     found = [batch for group in groups.values() for batch in _of_group(group, estimates, economy, tally)]
     # Sorting keeps the order of equals: a task's cheaper directive stays before its dearer one.
-    return sorted(found, key=lambda batch: (not batch.is_maintenance, -_value(batch.target, estimates, economy)))
+    return sorted(
+        found,
+        key=lambda batch: (not batch.is_maintenance, batch.narrows, -_value(batch.target, estimates, economy)),
+    )
 
 
 def work_waits(
@@ -145,6 +159,7 @@ def _of_group(
     spent = sum(count for cell, count in tally.drawn.items() if (cell.model, cell.task) == (model, task))
     budget = economy.run_samples - spent
     undecided: list[Target] = []
+    looked_at: list[tuple[Target, int]] = []
     saving = [t for t in group if t.relative_carbon is None or t.relative_carbon < 1]
     for target in sorted(saving, key=_carbon):
         verdicts = target.verdicts(estimates)
@@ -158,10 +173,14 @@ def _of_group(
             ):
                 wanted = economy.batch_samples
             samples = min(wanted, target.waiting, budget)
+            if target.cell in tally.dry | tally.stale:
+                samples = 0
             # First: an undecided one may use up the rest of the budget.
-            if samples > 0 and target.cell not in tally.dry:
+            if samples > 0:
                 budget -= samples
                 yield Batch(target, samples, samples, is_maintenance=True)
+            if target.cell not in tally.dry:
+                looked_at.append((target, max(samples, 0)))
         if verdict == "open":
             if len(cleared) == len(verdicts):
                 most = _carbon(target)[0] - LEAST_FURTHER_SAVING
@@ -175,18 +194,30 @@ def _of_group(
             not _spells(target, estimates, economy) or _chance(target, estimates, economy) >= FUTILE_CHANCE
         ):
             undecided.append(target)
-        elif not cleared and _is_open_for_some(target, estimates):
+        elif not cleared and target.cell not in tally.stale and _is_open_for_some(target, estimates):
             samples = min(economy.maintenance_samples - tally.drawn[target.cell], target.waiting, budget)
             if samples > 0:
                 budget -= samples
                 yield Batch(target, samples, samples, is_maintenance=True)
-    if not undecided:
-        return
-    fresh = (target for target in undecided if not _spells(target, estimates, economy))
-    first = next(fresh, None) or max(undecided, key=lambda target: _value(target, estimates, economy))
-    in_sight = min(first.waiting, budget)
-    if in_sight > 0:
-        yield Batch(first, min(economy.batch_samples, in_sight), in_sight, is_maintenance=False)
+    first, in_sight = None, 0
+    if undecided:
+        fresh = (target for target in undecided if not _spells(target, estimates, economy))
+        first = next(fresh, None) or max(undecided, key=lambda target: _value(target, estimates, economy))
+        in_sight = max(min(first.waiting, budget), 0)
+        if in_sight > 0:
+            yield Batch(first, min(economy.batch_samples, in_sight), in_sight, is_maintenance=False)
+    for target, samples in looked_at:
+        more = _worthwhile(target, estimates, economy, tally) - samples - (in_sight if target is first else 0)
+        if more > 0:
+            yield Batch(target, min(economy.batch_samples, more), more, is_maintenance=False, narrows=True)
+
+
+def _worthwhile(target: Target, estimates: Estimates, economy: Economy, tally: Tally) -> int:
+    """How many more samples pay in this evaluation, of a directive that is open."""
+    bound = estimates.bound(target.cell)
+    scored = bound.samples if bound is not None else 0
+    left = NARROWING_RUNS * economy.run_samples - tally.drawn[target.cell]
+    return min(target.worthwhile - scored, target.waiting, left)
 
 
 def _is_open_for_some(target: Target, estimates: Estimates) -> bool:

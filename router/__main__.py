@@ -122,6 +122,7 @@ class Router:
             tls=config.engine_tls,
             make_breaker=lambda: Breaker(config.breaker_faults, config.breaker_cooldown_seconds),
             on_change=lambda: ready.set(self._engines.ready),
+            on_models=self._plan_anew,
             on_totals=self.idle.heard,
             on_energy_model=self._plan_anew,
             zones=self._zones,
@@ -142,7 +143,7 @@ class Router:
         async with self._database.reading() as connection:
             past = LedgerRepository(connection)
             seen = await past.mean_costs(keeper.snapshot.directives, clock.now() - COSTS_FROM)
-            costs = CostBook(seen, self._engines.price)
+            costs = CostBook(seen, self._engines.price, lambda name: keeper.snapshot.directives.get(name))
             for cell, seconds in await past.answer_times(
                 keeper.snapshot.directives, clock.now() - COSTS_FROM, ANSWER_TIMES
             ):
@@ -157,7 +158,15 @@ class Router:
         grid = self._zones.default
         days = QualityDays(self._database, keeper, grid, GridForecast(grid), config.carbon)
         self._planner = planner = Planner(
-            keeper, costs, grid, config.carbon, clock, config.plan_interval_seconds, self._latencies, days
+            keeper,
+            costs,
+            grid,
+            config.carbon,
+            clock,
+            config.plan_interval_seconds,
+            self._latencies,
+            days,
+            self._engines,
         )
         await self._spending.start()
         self._access = AccessKeeper(self._database, self._auth, self._rates, answers.forget)
@@ -234,12 +243,15 @@ class Router:
                 limits,
                 spent=self._spending.today,
                 tell=self._tasks.tell,
+                accepting=self._engines.accepting,
             ),
             policies.SERVICE,
             roles=policies.ROLES,
         )
         self.server.add(
-            FeedbackService(database, keeper, clock, costs, planner.grams, self._zones.default),
+            FeedbackService(
+                database, keeper, clock, costs, planner.grams, self._zones.default, self._engines.accepting
+            ),
             feedback.SERVICE,
             roles=feedback.ROLES,
         )

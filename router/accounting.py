@@ -42,7 +42,7 @@ class Answered:
     """As they came: no directive is in them."""
     decision: Decision
     model: str
-    """Name and digest of the model that answered, as cells have it."""
+    """Name and digest of the model that was asked for, as cells have it; the directive says where another answered."""
     engine: str
     """That began the answer; it need not have ended it. Empty for the caller's own."""
     seed: int | None

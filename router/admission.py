@@ -16,7 +16,7 @@ from common.clock import Clock
 from common.errors import PithError, not_found, permission_denied, quota_exceeded
 from router.convert import to_turns
 from router.directives.compile import Turn
-from router.directives.decide import Decision, Facts, Reason, carbon_budget_words, decide, refuses
+from router.directives.decide import Accepting, Decision, Facts, Reason, carbon_budget_words, decide, refuses
 from router.directives.levels import TRIAL, Directive
 from router.directives.policy import Policy, Trait, match
 from router.directives.traits import traits_of
@@ -113,7 +113,7 @@ class Admission:
         """Takes a call, whichever it is, from what the tenant may ask for."""
         return self._rates.request(tenant)
 
-    def decide(self, admitted: Admitted, model: str) -> Decision:
+    def decide(self, admitted: Admitted, model: str, accepting: Accepting) -> Decision:
         if admitted.directive is not None:
             why = f"an evaluator asked for {admitted.directive.name}"
             name, task = admitted.directive.name, admitted.request.task
@@ -129,7 +129,7 @@ class Admission:
             floor=request.floor if request.HasField("floor") else None,
             task_likelihood=admitted.task_likelihood,
         )
-        decision = decide(facts, self._keeper.snapshot, self._clock.now(), self._spending.today)
+        decision = decide(facts, self._keeper.snapshot, self._clock.now(), self._spending.today, accepting)
         if decision.refused and decision.policy is not None:
             raise self._budget_spent(decision.policy)
         return decision

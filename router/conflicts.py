@@ -209,15 +209,7 @@ def _different_graders(acting: Mapping[tuple[str, str], Policy]) -> Iterator[Fin
 
 def _without_effect(directives: Mapping[str, Directive]) -> Iterator[Finding]:
     for directive in directives.values():
-        changes = (
-            directive.text.strip()
-            or directive.max_output_tokens
-            or directive.stop
-            or directive.suppressed_words
-            or directive.history_messages
-            or directive.template_variables
-        )
-        if directive.name != L0.name and not changes:
+        if directive.name != L0.name and not (directive.changes_messages or directive.model):
             yield Finding(
                 Severity.WARNING,
                 directive.name,

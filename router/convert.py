@@ -53,6 +53,7 @@ def from_decision(decision: Decision) -> generation_pb2.Decision:
         floor=decision.floor,
         task=decision.task,
         task_told=decision.task_told,
+        model=decision.directive.model,
     )
 
 

@@ -11,7 +11,7 @@ from common.energy.reading import Energy, EnergySource
 from common.quality.bound import Cell
 from router import convert, policy_messages
 from router.directives.bounds import Snapshot, bound_value, open_bound, own_bound
-from router.directives.decide import Facts, Spent, decide, nothing_spent
+from router.directives.decide import Accepting, Facts, Spent, away_words, decide, no_other_model, nothing_spent
 from router.directives.levels import L0
 from router.directives.policy import Policy
 from router.directives.tell import Tell, tells_nothing
@@ -29,6 +29,7 @@ def explain(
     now: datetime,
     spent: Spent = nothing_spent,
     tell: Tell = tells_nothing,
+    accepting: Accepting = no_other_model,
 ) -> policies_pb2.ExplainResponse:
     """By the code that decides, on the snapshot that it would use. A refusal is stated, not raised.
 
@@ -49,13 +50,13 @@ def explain(
         floor=request.floor if request.HasField("floor") else None,
         task_likelihood=told.likelihood if told else None,
     )
-    decision = decide(facts, snapshot, now, spent)
+    decision = decide(facts, snapshot, now, spent, accepting)
     response = policies_pb2.ExplainResponse(decision=convert.from_decision(decision), steps=decision.steps)
     if decision.policy is not None:
         names = (L0.name, *decision.policy.directives)
         predicted = costs.predicted(model, facts.task, names)
         for name in names:
-            candidate = _candidate(name, facts, decision.policy, snapshot, now)
+            candidate = _candidate(name, facts, decision.policy, snapshot, now, accepting)
             if cost := predicted.get(name):
                 _price(candidate, cost, grams(cost))
             response.candidates.append(candidate)
@@ -63,7 +64,7 @@ def explain(
 
 
 def _candidate(
-    name: str, facts: Facts, policy: Policy, snapshot: Snapshot, now: datetime
+    name: str, facts: Facts, policy: Policy, snapshot: Snapshot, now: datetime, accepting: Accepting
 ) -> policies_pb2.ExplainResponse.Candidate:
     shares = dict(snapshot.plan.shares(policy.name, facts.model, facts.task, facts.tenant))
     planned = shares.get(name, 0.0)
@@ -75,11 +76,13 @@ def _candidate(
     found, words = open_bound(snapshot, policy, cell, floor, now)
     own, _ = own_bound(snapshot, policy, cell, floor, now)
     known = own or snapshot.bounds.get(cell.of_all)
+    other = snapshot.directives[name].model if found else ""
+    away = other != "" and other not in accepting()
     return policies_pb2.ExplainResponse.Candidate(
         directive=name,
-        open=found is not None,
+        open=found is not None and not away,
         bound=bound_value(known, policy) if known else None,
-        why=words(),
+        why=away_words(name, other) if away else words(),
         planned_share=planned,
     )
 

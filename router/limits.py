@@ -11,6 +11,7 @@ from pith.router.v1 import directives_pb2, generation_pb2, policies_pb2
 
 from common.errors import Violations
 from common.limits import MAX_ID_CHARACTERS, check_stop, check_suppressed_words, check_template_variables
+from common.model_identity import MODEL_IDENTITY
 from common.quality.graders import GRADERS
 from common.quality.pairwise import PAIRWISE
 from router.directives.levels import L0, MAX_TEXT_CHARACTERS, NAME_PATTERN
@@ -18,6 +19,7 @@ from router.directives.policy import LatencyObjective, Trait
 from router.directives.wording import faults_of
 
 MAX_OUTPUT_TOKENS = 1_000_000
+MAX_MODEL_CHARACTERS = 256
 MAX_HISTORY_MESSAGES = 10_000
 MAX_DIRECTIVES = 32
 MAX_HOLDBACK_SHARE = 0.5
@@ -47,6 +49,15 @@ def check_content(faults: Violations, message: directives_pb2.Directive, at: str
     _check_whole(faults, f"{at}.history_messages", message.history_messages, MAX_HISTORY_MESSAGES)
     check_stop(faults, f"{at}.stop", message.stop)
     check_suppressed_words(faults, f"{at}.suppressed_words", message.suppressed_words)
+    if message.model:
+        check_model_identity(faults, f"{at}.model", message.model)
+
+
+def check_model_identity(faults: Violations, field: str, model: str) -> None:
+    """As cells name it."""
+    check_text(faults, field, model, MAX_MODEL_CHARACTERS)
+    is_one = MODEL_IDENTITY.fullmatch(model) is not None
+    faults.require(is_one, field, f"is {_clipped(model)}; must be name@digest, as `pithctl engines` shows it")
 
 
 def _check_wording(faults: Violations, field: str, text: str) -> None:

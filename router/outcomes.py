@@ -150,13 +150,20 @@ class Outcomes:
             request_id=decided.request_id,
             turns=to_turns(asked.messages),
             decision=self._decision(decided),
-            model=request.model or decided.model,
+            model=self._model(request, decided),
             engine="",
             seed=asked.sampling.seed if asked.sampling.HasField("seed") else None,
             finished=finished,
             started_at=decided.decided_at,
             seconds=request.seconds,
         )
+
+    def _model(self, request: generation_pb2.ReportOutcomeRequest, decided: SealedDecision) -> str:
+        """That was asked for: the one that answered, but for where a directive had another answer in its place."""
+        directive = self._keeper.snapshot.directives.get(decided.directive)
+        if directive is not None and directive.model and decided.model:
+            return decided.model
+        return request.model or decided.model
 
     def _decision(self, decided: SealedDecision) -> Decision:
         """As far as it is accounted for. A policy that is gone by now keeps no sample."""

@@ -37,6 +37,7 @@ def to_directive(message: directives_pb2.Directive) -> Directive:
         suppressed_words=tuple(message.suppressed_words),
         history_messages=message.history_messages,
         template_variables=to_variables(message.template_variables),
+        model=message.model,
     )
 
 
@@ -50,6 +51,7 @@ def from_directive(directive: Directive) -> directives_pb2.Directive:
         suppressed_words=directive.suppressed_words,
         history_messages=directive.history_messages,
         template_variables=from_variables(directive.template_variables),
+        model=directive.model,
         revision=directive.revision,
         etag=directive.etag,
         updated_at=timestamp(directive.updated_at),

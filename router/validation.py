@@ -21,9 +21,10 @@ from common.limits import (
     check_suppressed_words,
 )
 from router.directives.levels import NAME_PATTERN
-from router.limits import check_content, check_traits
+from router.limits import check_content, check_model_identity, check_traits
 
 MAX_REFERENCE_CHARACTERS = 8_192
+MAX_OTHER_MODELS = 32
 
 _ROLES = {text_pb2.ROLE_SYSTEM, text_pb2.ROLE_USER, text_pb2.ROLE_ASSISTANT}
 
@@ -70,6 +71,18 @@ def check(request: generation_pb2.GenerateRequest, limits: RequestLimits, *, mes
                 "evaluation.directive",
                 "must be 1 to 64 letters, digits, '.', '_' or '-'",
             )
+    faults.raise_if_any()
+
+
+def check_other_models(models: Sequence[str]) -> None:
+    """Raises PithError INVALID_ARGUMENT: of those that a caller with engines of its own can have answer."""
+    if not models:
+        return
+    faults = Violations()
+    if len(models) > MAX_OTHER_MODELS:
+        faults.add("other_models", f"has {len(models):,} entries; at most {MAX_OTHER_MODELS}")
+    for index, model in enumerate(models[:MAX_OTHER_MODELS]):
+        check_model_identity(faults, f"other_models[{index}]", model)
     faults.raise_if_any()
 
 

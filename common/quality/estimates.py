@@ -314,11 +314,14 @@ class Estimates:
             epoch.compared.take(score.sample_id, score.comparison, likings, teaches=not cell.tenant)
         broken = None
         floors = self._floors_of(score.cell)
+        for floor in epoch.detector_of_floor.keys() - set(floors):
+            # Asked for again, it would go by what it saw before.
+            del epoch.detector_of_floor[floor]
         for floor in floors:
             detector = epoch.detector_of_floor.get(floor)
             if detector is not None:
                 baseline = score.baseline_quality if floor.kind is FloorKind.RELATIVE else 1.0
-                if detector.update(score.quality, baseline, established[floor.kind]):
+                if detector.update(score.quality, baseline, established[floor.kind], epoch.share.samples):
                     broken = floor
             elif epoch.verdict(floor) == "open":
                 # Armed only now: below a floor that was never cleared there is nothing to close.

@@ -14,13 +14,13 @@ from pith.engine.v1 import control_pb2, control_pb2_grpc, inference_pb2, inferen
 
 from common.errors import from_rpc_error
 from common.limits import MAX_LOGPROBS
+from common.model_identity import model_identity
 from evaluator.judges.budget import JudgeBudget
 from evaluator.judges.judge_model import Failure, JudgeError, Verdict
 from evaluator.judges.judge_prompt import CHOICES, FIRST, TIE, JudgePrompt
 
 MIN_CHOICE_PROBABILITY = 0.5
 """Of all choices together: a model that would rather say something else has not chosen."""
-_DIGEST_CHARACTERS = 12
 # A letter is another token at the start of a text, after a space, and inside a text where no space is before it.
 _CONTEXTS = ("", " ", "\n")
 _ROUNDING = 1e-3
@@ -64,7 +64,7 @@ class EngineJudge:
         info = await self._called(self._control.GetModelInfo, control_pb2.GetModelInfoRequest())
         if self._model not in ("", info.model):
             raise JudgeError(Failure.REFUSED, "another model than judge_model is loaded")
-        return _identity(info.model, info.model_digest)
+        return model_identity(info.model, info.model_digest)
 
     async def choose(self, prompt: JudgePrompt) -> Verdict:
         async with self._learning:
@@ -80,7 +80,7 @@ class EngineJudge:
             messages=text_pb2.Messages(messages=turns, template_variables=variables),
             sampling=text_pb2.Sampling(logprobs=MAX_LOGPROBS, seed=0),
         )
-        if _identity(reply.started.model, reply.started.model_digest) != model:
+        if model_identity(reply.started.model, reply.started.model_digest) != model:
             self._choices = None
             raise JudgeError(Failure.MALFORMED, "another model was loaded in the meantime")
         return Verdict(_preference(reply, letters), model)
@@ -97,7 +97,7 @@ class EngineJudge:
             spelt = []
             for letter in CHOICES:
                 reply = await self._generate(text=context + letter, sampling=text_pb2.Sampling(seed=0))
-                models.add(_identity(reply.started.model, reply.started.model_digest))
+                models.add(model_identity(reply.started.model, reply.started.model_digest))
                 spelt.append(tuple(reply.started.prompt_token_ids))
             letter_of.update(_letters(spelt))
         if len(models) != 1 or set(letter_of.values()) != set(CHOICES):
@@ -135,10 +135,6 @@ class EngineJudge:
             told = from_rpc_error(error)
             failure = _FAILURES.get(told.code, Failure.UNREACHABLE)
             raise JudgeError(failure, f"its engine answers {told.code.name}", told.retry_after_seconds) from error
-
-
-def _identity(model: str, digest: str) -> str:
-    return f"{model}@{digest[:_DIGEST_CHARACTERS]}"
 
 
 def _letters(spelt: Sequence[tuple[int, ...]]) -> Mapping[int, str]:

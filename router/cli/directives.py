@@ -65,6 +65,15 @@ _FIELDS = {
             "empty one clears them.",
         ),
     ],
+    "model": Annotated[
+        str | None,
+        typer.Option(
+            "--answered-by",
+            metavar="MODEL",
+            help="Model that answers in the place of the one asked for, name@digest as `pithctl engines` shows it; an "
+            "empty one ends that.",
+        ),
+    ],
 }
 
 
@@ -76,6 +85,7 @@ _MEANINGS = {
     "suppressed_words": "not to appear in the answer",
     "history_messages": "newest messages to keep, beside the system message; 0 is all",
     "template_variables": "of the chat template, with native placement: names with true, false, numbers or texts",
+    "model": "name@digest of a model that answers in the place of the one asked for",
 }
 
 
@@ -93,6 +103,7 @@ def _row(directive: Directive) -> Sequence[str]:
     return (
         directive.name,
         directive.text or variable_words(directive) or "(no text)",
+        directive.model or "-",
         word(directive, "placement"),
         str(directive.max_output_tokens or "-"),
         str(directive.revision),
@@ -110,6 +121,7 @@ def _facts(directive: Directive) -> Iterable[tuple[str, str | Text]]:
     yield "suppressed words", ", ".join(directive.suppressed_words) or "-"
     yield "history messages", str(directive.history_messages or "all")
     yield "template variables", variable_words(directive) or "-"
+    yield "answered by", directive.model or "the model asked for"
 
 
 KIND = Kind(
@@ -117,7 +129,7 @@ KIND = Kind(
     plural="directives",
     options=_FIELDS,
     meanings=_MEANINGS,
-    headings=("NAME", "TEXT", "PLACEMENT", "MAX TOKENS", "REVISION"),
+    headings=("NAME", "TEXT", "ANSWERED BY", "PLACEMENT", "MAX TOKENS", "REVISION"),
     right=("MAX TOKENS", "REVISION"),
     row=_row,
     facts=_facts,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from common.model_identity import model_identity
 from router.cli.command import Session, command
 from router.cli.output import coloured, console, print_document, table
 from router.cli.units import UNKNOWN
@@ -77,7 +78,7 @@ def _row(engine: ListEnginesResponse.Engine) -> tuple[str | Text, ...]:
         engine.name,
         engine.address,
         coloured(state, _STYLES.get(state, "red")),
-        f"{model.model}@{model.model_digest[:8]}" if engine.HasField("model") else UNKNOWN,
+        model_identity(model.model, model.model_digest) if engine.HasField("model") else UNKNOWN,
         *busy,
         str(engine.in_flight),
     )

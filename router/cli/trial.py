@@ -41,7 +41,7 @@ def trial(
     floor: Annotated[
         float, typer.Option("--floor", metavar="SHARE", help="The share of L0's quality that should be kept.")
     ] = 0.95,
-    model: Annotated[
+    asked_model: Annotated[
         str,
         typer.Option(
             "--model", metavar="MODEL", help="Name, or name@digest.  [default: that with most samples of the task]"
@@ -53,7 +53,7 @@ def trial(
 
     from router.cli.document import as_document
 
-    request = TrialDirectiveRequest(task=task, model=model, samples=samples, floor=floor)
+    request = TrialDirectiveRequest(task=task, model=asked_model, samples=samples, floor=floor)
     request.directive.text = text
     set_given(request.directive, given)
     with session.evaluator() as evaluator:

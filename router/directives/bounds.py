@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
 
 from common.quality.bound import MAX_CLOCK_SKEW_SECONDS, Cell, FloorKind, QualityBound, beside
 from common.quality.graders import grader_of
@@ -14,6 +15,18 @@ from router.optimizer.plan import Plan
 
 Words = Callable[[], str]
 """Made where they are read: making them takes longer than what they tell of."""
+MAX_OPENINGS: Final = 10_000
+"""Kept at once: a task is any string that a caller names."""
+_NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+class _Openings(NamedTuple):
+    """What is open for a class of requests, and from when to when that is so."""
+
+    bounds: Mapping[str, float]
+    since: datetime
+    until: datetime
+    """Exclusive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +39,11 @@ class Snapshot:
     bounds: Mapping[Cell, QualityBound]
     plan: Plan
     _graders: dict[tuple[str, str], str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _openings: dict[tuple[str, str, str, str], _Openings] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    _tenants: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    """With bounds of their own, and the empty one for all."""
 
     def counting_grader(self, task: str, directive: str) -> str:
         """Whose scores count, by the policies in force; empty where none names a grader, and any does."""
@@ -116,6 +134,52 @@ def open_bound(
         bound,
         lambda: f"{name}: open, bound {beside(bound_value(bound, policy), floor)} clears the floor {floor:.3f}",
     )
+
+
+def open_bounds(
+    snapshot: Snapshot, policy: Policy, model: str, task: str, tenant: str, floor: float, now: datetime
+) -> Mapping[str, float]:
+    """What each of the policy's open directives keeps at least, by `open_bound`.
+
+    Kept, where the floor is the policy's, until some bound comes of age or grows too old: a decision looks at all of
+    the policy's directives, and between two changes of the snapshot they are the same for millions of requests.
+    """
+    if not snapshot._tenants:
+        snapshot._tenants.update({"", *(cell.tenant for cell in snapshot.bounds)})
+    whose = tenant if tenant in snapshot._tenants else ""
+    if floor != policy.opening_floor:
+        return _opened(snapshot, policy, model, task, whose, floor, now)
+    key = (policy.name, model, task, whose)
+    found = snapshot._openings.get(key)
+    if found is None or not found.since <= now < found.until:
+        bounds = _opened(snapshot, policy, model, task, whose, floor, now)
+        found = _Openings(bounds, now, _next_change(snapshot, policy, model, task, whose, now))
+        if len(snapshot._openings) >= MAX_OPENINGS:
+            snapshot._openings.clear()
+        snapshot._openings[key] = found
+    return found.bounds
+
+
+def _opened(
+    snapshot: Snapshot, policy: Policy, model: str, task: str, tenant: str, floor: float, now: datetime
+) -> Mapping[str, float]:
+    found = {}
+    for name in policy.directives:
+        bound, _ = open_bound(snapshot, policy, Cell(model, task, name, tenant), floor, now)
+        if bound is not None:
+            found[name] = bound_value(bound, policy)
+    return found
+
+
+def _next_change(snapshot: Snapshot, policy: Policy, model: str, task: str, tenant: str, now: datetime) -> datetime:
+    """The first moment at which time alone may open or close one of the policy's directives."""
+    cells = {Cell(model, task, name, whose) for name in policy.directives for whose in ("", tenant)}
+    moments = [_NEVER]
+    for bound in filter(None, map(snapshot.bounds.get, cells)):
+        moments.append(bound.updated_at - timedelta(seconds=MAX_CLOCK_SKEW_SECONDS))
+        # It is in force to the end of its last moment.
+        moments.append(bound.updated_at + timedelta(seconds=policy.bound_max_age_seconds, microseconds=1))
+    return min(moment for moment in moments if moment > now)
 
 
 def _of_own(own: QualityBound, opens: bool, policy: Policy, floor: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -10,7 +10,7 @@ from functools import partial
 
 from common.quality.bound import Cell
 from router.directives.assign import pick, uniform
-from router.directives.bounds import Snapshot, Words, bound_value, open_bound
+from router.directives.bounds import Snapshot, Words, open_bound, open_bounds
 from router.directives.levels import L0, Directive
 from router.directives.policy import (
     LatencyObjective,
@@ -48,6 +48,14 @@ def nothing_spent(_policy: str) -> float:
     return 0.0
 
 
+Accepting = Callable[[], Collection[str]]
+""""name@digest" of the models that may answer in the place of the one asked for; asked where a directive names one."""
+
+
+def no_other_model() -> Collection[str]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What a decision looks at in a request."""
@@ -67,6 +75,9 @@ class Facts:
     """Of the task, where it was told from the text; None where the request named it."""
 
 
+Step = str | Words | Callable[[], Sequence[str]]
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The outcome. `planned` is what the plan would serve: it differs from `directive` in SHADOW and hold-back."""
@@ -84,12 +95,16 @@ class Decision:
     """The policy's carbon budget is spent, and it wants no request served after that."""
     task: str = ""
     task_told: bool = False
-    words: tuple[str | Words, ...] = field(default=(), compare=False)
+    words: tuple[Step, ...] = field(default=(), compare=False)
 
     @property
     def steps(self) -> tuple[str, ...]:
         """How it came about, in words."""
-        return tuple(step if isinstance(step, str) else step() for step in self.words)
+        steps: list[str] = []
+        for words in self.words:
+            told = words if isinstance(words, str) else words()
+            steps += (told,) if isinstance(told, str) else told
+        return tuple(steps)
 
 
 def is_spent(policy: Policy, spent: Spent) -> bool:
@@ -107,9 +122,15 @@ def refuses(policy: Policy, spent: Spent) -> bool:
     )
 
 
-def decide(facts: Facts, snapshot: Snapshot, now: datetime, spent: Spent = nothing_spent) -> Decision:
+def decide(
+    facts: Facts,
+    snapshot: Snapshot,
+    now: datetime,
+    spent: Spent = nothing_spent,
+    accepting: Accepting = no_other_model,
+) -> Decision:
     """Chooses a directive; anything unknown, stale or closed leads to L0."""
-    steps: list[str | Words] = []
+    steps: list[Step] = []
     told = facts.task_likelihood is not None
     if told:
         steps.append(f"task '{facts.task}' told from the text (likelihood {facts.task_likelihood:.2f})")
@@ -170,13 +191,12 @@ def decide(facts: Facts, snapshot: Snapshot, now: datetime, spent: Spent = nothi
         return served(L0, Reason.OUTSIDE_SHARE, f"outside the policy's {policy.traffic_share:.0%} of traffic")
 
     floor = max(policy.opening_floor, facts.floor or 0.0)
-    bounds: dict[str, float] = {}
-    for name in policy.directives:
-        cell = Cell(facts.model, facts.task, name, facts.tenant)
-        bound, words = open_bound(snapshot, policy, cell, floor, now)
-        steps.append(words)
-        if bound is not None:
-            bounds[name] = bound_value(bound, policy)
+    bounds = open_bounds(snapshot, policy, facts.model, facts.task, facts.tenant, floor, now)
+    others = {name: other for name in bounds if (other := snapshot.directives[name].model)}
+    if others:
+        present = accepting()
+        bounds = {name: bound for name, bound in bounds.items() if name not in others or others[name] in present}
+    steps.append(partial(_openings_words, facts, snapshot, policy, floor, now, bounds))
     if not bounds:
         return served(L0, Reason.NONE_OPEN, "no directive is open")
     entry = snapshot.plan.entry(policy.name, facts.model, facts.task, facts.tenant)
@@ -228,6 +248,27 @@ def decide(facts: Facts, snapshot: Snapshot, now: datetime, spent: Spent = nothi
     )
     directive = snapshot.directives.get(name, L0)
     return served(directive, Reason.PLANNED, explanation, planned=name, bound=bound_of_choice, eligible=True)
+
+
+def _openings_words(
+    facts: Facts, snapshot: Snapshot, policy: Policy, floor: float, now: datetime, present: Mapping[str, float]
+) -> Sequence[str]:
+    """Of each of the policy's directives, why it is open or closed.
+
+    Args:
+        present: The open ones, but for those whose model is away.
+    """
+    steps = []
+    for name in policy.directives:
+        bound, words = open_bound(snapshot, policy, Cell(facts.model, facts.task, name, facts.tenant), floor, now)
+        away = bound is not None and name not in present
+        steps.append(away_words(name, snapshot.directives[name].model) if away else words())
+    return steps
+
+
+def away_words(directive: str, model: str) -> str:
+    """Why a directive whose bound clears the floor is closed."""
+    return f"{directive}: closed, no engine of {model} accepts requests at present"
 
 
 def carbon_budget_words(policy: Policy, spent: Spent) -> str:

@@ -47,6 +47,8 @@ class Directive:
     """Newest messages that are kept, beside the system message; 0 is all."""
     template_variables: tuple[tuple[str, TemplateValue], ...] = ()
     """(name, value), by name, for the model's chat template; only with Placement.NATIVE."""
+    model: str = ""
+    """"name@digest" of a model that answers in the place of the one asked for; empty where that does."""
     revision: int = 1
     updated_at: datetime = field(default=EPOCH, compare=False)
     updated_by: str = field(default="", compare=False)
@@ -54,6 +56,18 @@ class Directive:
     @property
     def etag(self) -> str:
         return etag("directive", self.name, self.revision)
+
+    @property
+    def changes_messages(self) -> bool:
+        """Whether anything but the model that answers makes another answer of it."""
+        return bool(
+            self.text.strip()
+            or self.max_output_tokens
+            or self.stop
+            or self.suppressed_words
+            or self.history_messages
+            or self.template_variables
+        )
 
 
 L0: Final = Directive(name="L0")

@@ -41,10 +41,10 @@ def kept_within(
     Args:
         shares: Of requests, by directive; the rest is L0's.
         bounds: Share of L0's quality that each surely keeps.
-        floor: At most 1.
+        floor: Above 1 where directives keep more than L0's quality, of which no less of them would leave more.
     """
     lost = sum(share * (1.0 - bounds[name]) for name, share in shares)
-    most = 1.0 - floor
+    most = max(0.0, 1.0 - floor)
     if lost <= most + _ROUNDING:
         return list(shares)
     return [(name, share * most / lost) for name, share in shares]

@@ -19,7 +19,8 @@ from common.errors import (
     resource_exhausted,
     unavailable,
 )
-from router.fleet.engine import REFUSALS, RETRY_AFTER_SECONDS, Engine, model_identity, refused_token
+from common.model_identity import model_identity
+from router.fleet.engine import REFUSALS, RETRY_AFTER_SECONDS, Engine, refused_token
 
 # First byte of a StreamGenerateResponse on the wire: the tag of field 2, length-delimited. Engine and router have the
 # same number for the same message there, so that these bytes are what the router's own client gets.
@@ -36,11 +37,13 @@ class GivenUpError(Exception):
 
     Attributes:
         error: What a caller is told who has nothing of the answer, if no other does.
+        of_model: No other engine of its model would do better.
     """
 
-    def __init__(self, error: PithError) -> None:
+    def __init__(self, error: PithError, *, of_model: bool = False) -> None:
         super().__init__(str(error))
         self.error = error
+        self.of_model = of_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +68,17 @@ class Attempt:
 
     `open` and `next` raise GivenUpError where another engine may take over, and PithError where none should: the
     caller's deadline, a fault of the request, or an engine that broke at it.
+
+    Args:
+        in_place_of_another: The engine's model answers in the place of the one asked for, which can take over until
+            the answer has begun: its context is longer perhaps, and what breaks this model need not break that.
     """
 
-    def __init__(self, engine: Engine, stall_seconds: float, clock: Clock) -> None:
+    def __init__(
+        self, engine: Engine, stall_seconds: float, clock: Clock, *, in_place_of_another: bool = False
+    ) -> None:
         self._engine = engine
+        self._in_place_of_another = in_place_of_another
         self._clock = clock
         self._stall_seconds = stall_seconds
         self._call: grpc.aio.UnaryStreamCall[inference_pb2.GenerateRequest, bytes] | None = None
@@ -100,7 +110,10 @@ class Attempt:
             raise self._given_up(f"it serves {served} where it said {self._engine.identity}", fault=False)
         if self._resumes and started.model_digest != request.resume.model_digest:
             raise self._given_up("it resumed with another model", fault=False)
-        return Opening(started, await self.next())
+        first = await self.next()
+        # From now on only the same weights can go on.
+        self._in_place_of_another = False
+        return Opening(started, first)
 
     async def next(self) -> bytes | inference_pb2.Finished:
         """The next encoded delta, or the end."""
@@ -170,6 +183,8 @@ class Attempt:
                 # It serves another model by now, which its next load report will have us ask about.
                 return self._given_up("it serves another model", fault=False)
             case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.UNIMPLEMENTED:
+                if self._in_place_of_another:
+                    return self._given_up(f"{told.code.name} {told.reason}", fault=False, of_model=True)
                 if self._resumes:
                     # The router made this request; its caller's was found good where the answer began.
                     return self._given_up(f"it refused to resume: {told.code.name} {told.reason}", fault=False)
@@ -177,16 +192,17 @@ class Attempt:
             case code:
                 return internal(f"engine {self._engine.name} answered {code.name}")
 
-    def _given_up(self, why: str, *, fault: bool = True) -> GivenUpError:
+    def _given_up(self, why: str, *, fault: bool = True, of_model: bool = False) -> GivenUpError:
         """The engine is gone, or not what it was."""
         self._note(why, fault)
-        name = self._engine.name
-        return GivenUpError(
-            unavailable("NO_ENGINE", f"engine {name} was lost, and no other is there", RETRY_AFTER_SECONDS)
-        )
+        lost = f"engine {self._engine.name} was lost, and no other is there"
+        return GivenUpError(unavailable("NO_ENGINE", lost, RETRY_AFTER_SECONDS), of_model=of_model)
 
-    def _broken(self, why: str) -> PithError:
-        """The engine failed at this request: no other gets it, since what breaks one engine would break them all."""
+    def _broken(self, why: str) -> Exception:
+        """The engine failed at this request: no other of its model gets it, since what breaks one engine would break
+        them all."""
+        if self._in_place_of_another:
+            return self._given_up(why, of_model=True)
         self._note(why, fault=True)
         return internal(f"engine {self._engine.name} failed; its log has the rest under the request id")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import grpc
@@ -29,7 +29,9 @@ class Opened:
 Event = Opened | bytes | inference_pb2.Finished
 """What an answer consists of, in this order: one Opened, encoded deltas, one Finished."""
 
-Prepare = Callable[[Engine], inference_pb2.GenerateRequest]
+Prepare = Callable[[Engine, Collection[str]], tuple[Engine, inference_pb2.GenerateRequest]]
+"""Of an engine of the model that was asked for, and the names of those that are not to be asked again: the engine that
+is to answer, another one where its model answers in that one's place, and what to send it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ class Dispatcher:
         Args:
             model: By name, by "name@digest", or empty for any.
             prepare: Makes the request for the engine that it is sent to; called for each attempt until an answer has
-                begun. The directive depends on the engine's model, so it is decided there.
+                begun. The directive depends on the engine's model, so it is decided there, and which model answers is
+                part of it.
             timeout_seconds: Wall time that is left; None without an end.
             relayed: Gets every delta before it is yielded; what the caller has of the answer is what it goes on from.
 
@@ -91,11 +94,15 @@ class Dispatcher:
         begun: _Begun | None = None
         answering = ""
         while engine := self._choose(model, tried, begun):
+            asked = engine
+            if begun is None:
+                engine, request = prepare(asked, tried)
+            else:
+                request = _rest_of(begun, relayed)
             tried.append(engine.name)
-            attempt = Attempt(engine, self._stall_seconds, clock)
+            attempt = Attempt(engine, self._stall_seconds, clock, in_place_of_another=engine is not asked)
             try:
                 sent_at = clock.monotonic()
-                request = prepare(engine) if begun is None else _rest_of(begun, relayed)
                 opening = await attempt.open(request, timeout_seconds())
                 if begun is None:
                     begun = _Begun(engine.name, request, opening.started, sent_at, clock.monotonic())
@@ -120,6 +127,8 @@ class Dispatcher:
                 # Where one engine is full and others are away, full is what the caller can wait for.
                 if refusal is None or refusal.code is not grpc.StatusCode.RESOURCE_EXHAUSTED:
                     refusal = given_up.error
+                while given_up.of_model and (alike := self._engines.choose(engine.identity, tried)):
+                    tried.append(alike.name)
             finally:
                 attempt.close()
         if begun is None:

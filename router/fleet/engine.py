@@ -13,6 +13,7 @@ from common.client_tls import ClientTls
 from common.clock import Clock
 from common.grpc_client import connect
 from common.limits import MAX_ID_CHARACTERS
+from common.model_identity import model_identity
 from router.convert import to_energy_model
 from router.fleet.balance import Candidate
 from router.fleet.batch import BusyBatch
@@ -23,8 +24,6 @@ from router.optimizer.pricing import EnergyModel
 STREAM_GENERATE = "/pith.engine.v1.Inference/StreamGenerate"
 RETRY_AFTER_SECONDS = 1.0
 """What a caller is told when no engine is there: about what an engine needs to come back after a restart."""
-DIGEST_CHARACTERS = 12
-"""Of the model's digest, as cells have it: enough to tell models apart, short enough to read."""
 
 REFUSALS = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 """An engine's answers to a token that is not known there, has expired, or is of another role."""
@@ -228,8 +227,3 @@ def _holds_another(load: control_pb2.Load) -> bool:
 def refused_token(said: str) -> str:
     """A fault, with what an operator can do about it."""
     return f"{said}; the engine refuses the router's token, PITH_ROUTER_ENGINE_TOKEN"
-
-
-def model_identity(model: str, digest: str) -> str:
-    """The model as cells name it."""
-    return f"{model}@{digest[:DIGEST_CHARACTERS]}"

@@ -38,6 +38,7 @@ class Engines:
         tls: None: engines are called in the clear. Its files are read anew for each new channel.
         make_breaker: A breaker for each engine.
         on_change: Called after every report and every loss.
+        on_models: Called where the models that some engine accepts requests for are others than before.
         on_totals: Called with each report that has some, and the engine's name.
         on_energy_model: Called where an engine is reached and its energy model is another than before.
         zones: That engines may stand in; None: all engines count as in one.
@@ -53,6 +54,7 @@ class Engines:
         tls: ClientTls | None = None,
         make_breaker: Callable[[], Breaker] = Breaker,
         on_change: Callable[[], None] = lambda: None,
+        on_models: Callable[[], None] = lambda: None,
         on_totals: Callable[[str, EngineTotals], None] = lambda name, totals: None,
         on_energy_model: Callable[[], None] = lambda: None,
         zones: Zones | None = None,
@@ -66,6 +68,8 @@ class Engines:
         self._tls = tls
         self._make_breaker = make_breaker
         self._on_change = on_change
+        self._on_models = on_models
+        self._accepting: Collection[str] = set()
         self._on_totals = on_totals
         self._on_energy_model = on_energy_model
         self._zones = zones
@@ -121,6 +125,27 @@ class Engines:
             name = least_carbon([engine.candidate(found) for engine, found in zip(able, grams, strict=True)])
         return None if name is None else self._members[name]
 
+    def accepting(self, excluding: Collection[str] = ()) -> Collection[str]:
+        """ "name@digest" of the models that `choose` would find an engine for."""
+        return {engine.identity for engine in self._members.values() if engine.accepts and engine.name not in excluding}
+
+    def g_per_kwh(self) -> Mapping[str, float]:
+        """Of the cleanest zone that a model's engines stand in, by "name@digest": as long as it has room, requests go
+        there. Those that accept none count where none does. Without models of which all are in the default's, or whose
+        zones cannot be compared with that."""
+        accepting = self.accepting()
+        zones: dict[str, set[str]] = {}
+        for engine in self._members.values():
+            if engine.accepts or engine.identity not in accepting:
+                zones.setdefault(engine.identity, set()).add(engine.zone)
+        found = {}
+        for identity, of_model in zones.items():
+            if self._zones is None or of_model == {""}:
+                continue
+            if known := self._zones.comparable({"", *of_model}):
+                found[identity] = min(known[zone] for zone in of_model)
+        return found
+
     def zone(self, name: str) -> str:
         """The zone of an engine, last known where it is away; empty for the default's, also where there is no such
         engine."""
@@ -172,7 +197,7 @@ class Engines:
                     engine.report(load)
                     if totals := read_totals(load):
                         self._on_totals(engine.name, totals)
-                    self._on_change()
+                    self._changed()
                 fault, lost = "it ended its load reports", True
             except grpc.aio.AioRpcError as error:
                 fault, lost = self._fault(error), True
@@ -186,11 +211,18 @@ class Engines:
                 log.warning("engine unreachable", engine=engine.name, address=engine.address, fault=fault)
             if lost:
                 engine.lose(fault)
-            self._on_change()
+            self._changed()
             failures += 1
             pause = backoff_seconds(failures, self._first_backoff_seconds, self._max_backoff_seconds, self._rng)
             await asyncio.sleep(pause)
             await engine.reconnect()
+
+    def _changed(self) -> None:
+        self._on_change()
+        accepting = self.accepting()
+        if accepting != self._accepting:
+            self._accepting = accepting
+            self._on_models()
 
     def _fault(self, error: grpc.aio.AioRpcError) -> str:
         """What went wrong, and where the router's own settings are the likely cause, which."""

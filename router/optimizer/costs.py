@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from common.carbon.accounting import CarbonSettings, embodied_grams, operational_grams
 from common.quality.bound import Cell
-from router.directives.levels import L0, PRIOR_RELATIVE_CARBON
+from router.directives.levels import L0, PRIOR_RELATIVE_CARBON, Directive
 from router.optimizer.pricing import Lengths, Price
 
 MEMORY_REQUESTS = 2_000
@@ -63,6 +63,8 @@ class Cost(NamedTuple):
     energy_joules: float
     busy_seconds: float
     words: Callable[[], str] = str
+    model: str = ""
+    """"name@digest" of the one that answers, by whose engines' grid the energy is charged; empty for the default's."""
 
     @property
     def priced_by(self) -> str:
@@ -91,16 +93,19 @@ class CostBook:
     Args:
         observed: What is known at the start.
         price_of: The price of a model's requests ("name@digest") at present; None where no engine of it is calibrated.
+        directive_of: What a directive's name stands for at present; None where there is none of that name.
     """
 
     def __init__(
         self,
         observed: Mapping[Cell, Observed] | None = None,
         price_of: Callable[[str], Price | None] = lambda _model: None,
+        directive_of: Callable[[str], Directive | None] = lambda _name: None,
     ) -> None:
         # Not by cells: these take longer to make and to find than all else of a cost.
         self._observed = OrderedDict((_key(cell), known) for cell, known in (observed or {}).items())
         self._price_of = price_of
+        self._directive_of = directive_of
 
     def observe(
         self, cell: Cell, energy_joules: float | None, busy_seconds: float, lengths: Lengths | None = None
@@ -125,25 +130,37 @@ class CostBook:
         but of prompts so short that they are the shares of output tokens too (SPROUT's ScienceQA: 0.29 and 0.19 of
         both). The prefill is not shrunk, so that a long prompt with a short answer hardly gains. Without a price the
         prior is that share of L0's energy.
+
+        A directive that names a model is priced by that model's engines, in a cell of the model that was asked for.
+        Where it says nothing to it, the prior is that it answers at the length of L0. Where only L0's model has a
+        price, its energy is to L0's as what was observed of both.
         """
+        directives = tuple(directives)
+        named = {name: found for name in directives if (found := self._directive_of(name)) and found.model}
         price = self._price_of(model)
+        prices = {one.model: self._price_of(one.model) for one in named.values()}
         base = self._observed.get((model, task, L0.name))
-        if base is not None and base.lengths is None:
-            # Priced directives beside an L0 of observed joules would not be comparable.
-            price = None
+        if price is None or (base is not None and base.lengths is None):
+            # What is priced beside what is of observed joules would not be comparable.
+            price, prices = None, dict.fromkeys(prices)
         base = base or _NOTHING
         l0 = _energy(base, price)
         costs = {}
         for name in directives:
             if name == L0.name:
-                own, mean = base, l0
-            else:
-                own = self._observed.get((model, task, name), _NOTHING)
-                mean = _energy(own, price)
-            if l0.requests and name != L0.name:
-                costs[name] = _drawn_to_l0(name, own, mean, base, l0, price)
+                if l0.requests:
+                    costs[name] = _alone(base, l0, price, model)
+                continue
+            other = named.get(name)
+            answers, own_price = (model, price) if other is None else (other.model, prices[other.model])
+            own = self._observed.get((model, task, name), _NOTHING)
+            mean = _energy(own, own_price)
+            if price is not None and own_price is None:
+                mean = _beside(mean, base, l0)
+            if l0.requests:
+                costs[name] = _drawn_to_l0(_prior(name, other, own_price), own, mean, base, l0, own_price, answers)
             elif mean.requests:
-                costs[name] = _alone(own, mean, price)
+                costs[name] = _alone(own, mean, own_price, answers)
         return costs
 
 
@@ -151,13 +168,28 @@ def _key(cell: Cell) -> tuple[str, str, str]:
     return cell.model, cell.task, cell.directive
 
 
-def _alone(own: Observed, mean: Mean, price: Price | None) -> Cost:
-    return Cost(mean.value, own.busy_seconds.value, partial(_words, own, mean, price))
+def _alone(own: Observed, mean: Mean, price: Price | None, model: str) -> Cost:
+    return Cost(mean.value, own.busy_seconds.value, partial(_words, own, mean, price), model)
 
 
-def _drawn_to_l0(name: str, own: Observed, mean: Mean, base: Observed, l0: Mean, price: Price | None) -> Cost:
-    """Of a directive with a mean energy, where L0, `base`, has one."""
-    prior = PRIOR_RELATIVE_CARBON.get(name, UNKNOWN_DIRECTIVE_PRIOR)
+def _beside(mean: Mean, base: Observed, l0: Mean) -> Mean:
+    """A mean of observed joules, at the scale of L0's price."""
+    observed = base.energy_joules
+    if not (mean.requests and observed.requests and observed.value > 0):
+        return Mean()
+    return Mean(mean.value * l0.value / observed.value, mean.requests)
+
+
+def _prior(name: str, of_model: Directive | None, price: Price | None) -> float:
+    """Output tokens as a share of L0's; energy without a price, and nothing is known of another model's then."""
+    as_long = price is not None and of_model is not None and not of_model.changes_messages
+    return PRIOR_RELATIVE_CARBON.get(name, 1.0 if as_long else UNKNOWN_DIRECTIVE_PRIOR)
+
+
+def _drawn_to_l0(
+    prior: float, own: Observed, mean: Mean, base: Observed, l0: Mean, price: Price | None, model: str
+) -> Cost:
+    """Of a directive, where L0, `base`, has a mean energy."""
     share = prior
     if price is not None and base.lengths is not None and l0.value > 0:
         share = price.joules(base.lengths.answered_with(prior)) / l0.value
@@ -166,7 +198,7 @@ def _drawn_to_l0(name: str, own: Observed, mean: Mean, base: Observed, l0: Mean,
     if base.busy_seconds.requests:
         busy_seconds = _drawn(own.busy_seconds, share * base.busy_seconds.value)
     words = partial(_drawn_words, own, mean, base, l0, prior, price)
-    return Cost(_drawn(mean, share * l0.value), busy_seconds, words)
+    return Cost(_drawn(mean, share * l0.value), busy_seconds, words, model)
 
 
 def _energy(observed: Observed, price: Price | None) -> Mean:

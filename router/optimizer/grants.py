@@ -8,7 +8,7 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
@@ -80,11 +80,13 @@ class Known(NamedTuple):
         kept: Share of L0's quality that each open directive surely keeps.
         least: The same for the tenant for which that is least, where tenants have bounds of their own: what was served
             to whom is not counted apart.
+        no_surplus: Of which nothing beyond L0's quality is counted on: open directives that not all requests may have.
     """
 
     costs: Mapping[str, Cost]
     kept: Mapping[str, float]
     least: Mapping[str, float] = MappingProxyType({})
+    no_surplus: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +110,11 @@ class Standing:
 def grants(
     known: Mapping[Class, Known], served: Mapping[Class, Served], day: Day, floor: float, directive_floor: float
 ) -> tuple[dict[Class, float], Standing] | None:
-    """What each class must keep in the mean of the present hour, at most 1, so that all of the day's requests together
-    keep the floor with the least carbon; None where no class of known energy is expected to have requests.
+    """What each class must keep in the mean of the present hour, so that all of the day's requests together keep the
+    floor with the least carbon; None where no class of known energy is expected to have requests. It is above 1 where a
+    class keeps more than L0's quality, which others spend: within the same hour, or once it was kept. What later hours
+    would keep so is not spent before: where these requests do not come, or the bound falls, the day would end below the
+    floor by as much more.
 
     Args:
         known: The classes. Those of unknown energy and those without requests to come are granted nothing: they have no
@@ -137,20 +142,28 @@ def grants(
     of_class = np.array([place for place, _ in found], dtype=np.int64)  # [steps]
     lost = np.array([step.lost for _, step in found])
     joules = np.array([step.joules for _, step in found])
-    left = kept - floor * requests + (1.0 - floor) * float(to_come.sum())
-    spent, price = _spend(left, lost[:, None] * to_come[of_class], np.outer(joules / lost, grams_per_joule))
+    # Where L0 is outdone, what a class keeps beyond L0's quality is another's to spend.
+    surplus = np.array([max(0.0, -least_lost(known[name])) for name in classes])
+    left = kept - floor * requests + (1.0 - floor) * float(to_come.sum()) + float(surplus @ to_come[:, 0])
+    # What is not counted on of later hours is not theirs to lose either.
+    later = np.maximum(lost - np.array([step.of_surplus for _, step in found]), _ROUNDING * lost)
+    amounts = np.column_stack([lost, *[later] * (len(hours) - 1)]) * to_come[of_class]
+    spent, price = _spend(left, amounts, np.outer(joules / lost, grams_per_joule))
     losses = np.bincount(of_class, spent * lost, len(classes))
-    granted = {name: 1.0 - float(loss) for name, loss in zip(classes, losses, strict=True)}
-    standing = Standing(requests, kept / requests if requests else None, price, left >= -_ROUNDING * max(requests, 1))
+    granted = {name: 1.0 + float(more - loss) for name, more, loss in zip(classes, surplus, losses, strict=True)}
+    most = left + float(surplus @ to_come[:, 1:].sum(axis=1))
+    standing = Standing(requests, kept / requests if requests else None, price, most >= -_ROUNDING * max(requests, 1))
     return granted, standing
 
 
 class Saving(NamedTuple):
-    """A step from one mix to the next on a class' way from L0 to its least energy."""
+    """A step from one mix to the next on a class' way from what keeps most, L0 or better, to its least energy."""
 
     lost: float
     """Share of L0's quality."""
     joules: float
+    of_surplus: float = 0.0
+    """Of what is lost, that which was kept beyond L0's quality."""
 
 
 def savings(known: Known) -> list[Saving]:
@@ -159,10 +172,9 @@ def savings(known: Known) -> list[Saving]:
     Between its corners lie the mixes of least energy for what they keep (Sinha and Zoltners 1979, "The multiple-choice
     knapsack problem").
     """
-    # No more than L0's quality counts: a task's own programme would spend the rest, and no other could have it.
     points = {0.0: known.costs[L0.name].energy_joules}
-    for name, kept in known.kept.items():
-        lost = max(0.0, 1.0 - kept)
+    for name in known.kept:
+        lost = _lost(known, name)
         points[lost] = min(points.get(lost, np.inf), known.costs[name].energy_joules)
     hull: list[tuple[float, float]] = []
     for lost, joules in sorted(points.items()):
@@ -171,7 +183,20 @@ def savings(known: Known) -> list[Saving]:
         while len(hull) > 1 and _steepness(hull[-2], hull[-1]) <= _steepness(hull[-1], (lost, joules)):
             hull.pop()
         hull.append((lost, joules))
-    return [Saving(b[0] - a[0], a[1] - b[1]) for a, b in pairwise(hull)]
+    return [Saving(b[0] - a[0], a[1] - b[1], min(b[0], 0.0) - min(a[0], 0.0)) for a, b in pairwise(hull)]
+
+
+def least_lost(known: Known) -> float:
+    """Share of L0's quality where most is kept; below 0 where that is more than L0's."""
+    return min((_lost(known, name) for name in known.kept), default=0.0)
+
+
+def _lost(known: Known, name: str) -> float:
+    kept = known.kept[name]
+    if kept <= 1.0:
+        return 1.0 - kept
+    # More than L0's quality counts as far as every tenant has it: others will have spent it.
+    return 0.0 if name in known.no_surplus else 1.0 - max(1.0, min(kept, known.least.get(name, kept)))
 
 
 def _steepness(one: tuple[float, float], other: tuple[float, float]) -> float:

@@ -1,8 +1,10 @@
-"""Keeps the plan up to date: on a timer, and whenever directives, policies, bounds or engines' prices have changed."""
+"""Keeps the plan up to date: on a timer, and whenever directives, policies, bounds, or engines and their prices have
+changed."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Protocol
 
@@ -30,6 +32,18 @@ class Days(Protocol):
         ...
 
 
+class Fleet(Protocol):
+    """What plans go by of the engines."""
+
+    def accepting(self) -> Collection[str]:
+        """ "name@digest" of the models that some engine accepts requests for."""
+        ...
+
+    def g_per_kwh(self) -> Mapping[str, float]:
+        """Of the cleanest grid that a model's engines stand in, by "name@digest", where that is not the default's."""
+        ...
+
+
 class Planner:
     """Plans in a thread, so that solving holds up no request, and puts each plan in force as it is made.
 
@@ -40,6 +54,7 @@ class Planner:
     Args:
         interval_seconds: On the service's clock.
         days: None: such budgets are kept by each task at any time.
+        fleet: None: callers have engines of their own alone, in the default's grid.
     """
 
     def __init__(
@@ -52,6 +67,7 @@ class Planner:
         interval_seconds: float,
         latencies: LatencyBook | None = None,
         days: Days | None = None,
+        fleet: Fleet | None = None,
     ) -> None:
         self._keeper = keeper
         self._costs = costs
@@ -61,14 +77,19 @@ class Planner:
         self._interval_seconds = interval_seconds
         self._latencies = latencies
         self._days = days
+        self._fleet = fleet
         self._tried_at = clock.now()
         self._planning = asyncio.Lock()
         self._wanted = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     def grams(self, cost: Cost) -> float:
-        """Carbon of a request of that cost at the present intensity."""
-        return request_grams(cost, self._intensities.current(self._clock.now()).g_per_kwh, self._carbon)
+        """Carbon of a request of that cost at the present intensity of its model's grid."""
+        return self._pricing(self._intensities.current(self._clock.now()).g_per_kwh)(cost)
+
+    def _pricing(self, default_g_per_kwh: float) -> Callable[[Cost], float]:
+        of_model = self._fleet.g_per_kwh() if self._fleet is not None else {}
+        return lambda cost: request_grams(cost, of_model.get(cost.model, default_g_per_kwh), self._carbon)
 
     async def replan(self) -> None:
         """Makes a plan from what is known now; it is in force on return. Never raises."""
@@ -82,11 +103,12 @@ class Planner:
                     make_plan,
                     snapshot,
                     self._costs,
-                    lambda cost: request_grams(cost, g_per_kwh, self._carbon),
+                    self._pricing(g_per_kwh),
                     now,
                     g_per_kwh,
                     self._latencies,
                     day,
+                    self._fleet.accepting() if self._fleet is not None else (),
                 )
             except Exception:
                 log.exception("no plan could be made; the last one stays", made_at=snapshot.plan.made_at)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ def make_plan(
     g_per_kwh: float | None,
     latencies: LatencyBook | None = None,
     day: Day | None = None,
+    accepting: Collection[str] = (),
 ) -> Plan:
     """Solves every (policy, model, task) for which a bound exists; elsewhere nothing is open and L0 is the plan. For
     tenants whose own bounds open other directives it solves a policy for every tenant once more.
@@ -34,12 +35,13 @@ def make_plan(
         grams: Carbon of a request at the intensity that the plan is for.
         latencies: Answer times; without, latency objectives have no effect.
         day: What quality budgets over a day go by; without, they are kept by each task at any time.
+        accepting: "name@digest" of the models that engines here accept requests for.
     """
     entries: dict[tuple[str, str, str], Entry] = {}
     of_tenant: dict[tuple[str, str, str, str], Entry] = {}
     acting = [policy for policy in snapshot.policies if policy.mode is not Mode.OFF]
     judged_of = _judged(snapshot.bounds)
-    known = _known(snapshot, acting, judged_of, costs, now) if day else {}
+    known = _known(snapshot, accepting, acting, judged_of, costs, grams, day, now) if day else {}
     granted, budgets = _granted(acting, known, day) if day else ({}, {})
     for (model, task), judged in judged_of.items():
         policies = [policy for policy in acting if policy.task in ("", task)]
@@ -48,13 +50,16 @@ def make_plan(
             carbon = {name: carbon_of[name] for name in (L0.name, *policy.directives)}
             late = _late(policy, model, task, latencies) if latencies else None
             found = known.get(policy.name)
-            opened = found[model, task].kept if found else _opened(snapshot, policy, judged, policy.tenant, now)
+            if found:
+                opened = found[model, task].kept
+            else:
+                opened = _present(_opened(snapshot, policy, judged, policy.tenant, now), snapshot, model, accepting)
             floor = granted.get((policy.name, model, task), policy.floor)
             entry = entries[policy.name, model, task] = _entry(policy, opened, carbon, late, floor)
             entry_of: dict[Hashable, Entry] = {_told_apart(policy, opened): entry}
             for tenant in () if policy.tenant else judged.tenants:
                 if match(snapshot.policies, tenant, task) is policy:
-                    opened = _opened(snapshot, policy, judged, tenant, now)
+                    opened = _present(_opened(snapshot, policy, judged, tenant, now), snapshot, model, accepting)
                     if (told := _told_apart(policy, opened)) not in entry_of:
                         entry_of[told] = _entry(policy, opened, carbon, late, floor)
                     if entry_of[told] is not entry:
@@ -64,27 +69,58 @@ def make_plan(
 
 def _known(
     snapshot: Snapshot,
+    accepting: Collection[str],
     policies: Sequence[Policy],
     judged_of: Mapping[Class, _Judged],
     costs: CostBook,
+    grams: Callable[[Cost], float],
+    day: Day,
     now: datetime,
 ) -> dict[str, dict[Class, Known]]:
-    """What may be served to the classes of each policy with a budget over the day, by its name."""
+    """What may be served to the classes of each policy with a budget over the day, by its name. What was served
+    of a directive whose model is away still counts by its bound."""
     over_day = over_the_day(policies)
     known: dict[str, dict[Class, Known]] = {policy.name: {} for policy in over_day}
     for (model, task), judged in judged_of.items():
         of_task = [policy for policy in over_day if policy.task in ("", task)]
-        predicted = costs.predicted(model, task, _names(of_task))
+        predicted = {
+            name: _at_default_grid(cost, grams, day)
+            for name, cost in costs.predicted(model, task, _names(of_task)).items()
+        }
         for policy in of_task:
-            opened = _opened(snapshot, policy, judged, policy.tenant, now)
+            kept_by = _opened(snapshot, policy, judged, policy.tenant, now)
             of_tenants = [
                 _opened(snapshot, policy, judged, tenant, now)
                 for tenant in (() if policy.tenant else judged.tenants)
                 if match(snapshot.policies, tenant, task) is policy
             ]
-            least = {name: min([kept, *(own.get(name, kept) for own in of_tenants)]) for name, kept in opened.items()}
-            known[policy.name][model, task] = Known(predicted if L0.name in predicted else {}, opened, least)
+            least = {name: min([kept, *(own.get(name, kept) for own in of_tenants)]) for name, kept in kept_by.items()}
+            opened = _present(kept_by, snapshot, model, accepting)
+            # Answers in time go before quality that only others would spend.
+            no_surplus = {name for name in opened if policy.latency or any(name not in own for own in of_tenants)}
+            known[policy.name][model, task] = Known(
+                predicted if L0.name in predicted else {}, opened, least, no_surplus
+            )
     return known
+
+
+def _present(
+    opened: Mapping[str, float], snapshot: Snapshot, model: str, accepting: Collection[str]
+) -> Mapping[str, float]:
+    """Without directives whose own model is away. Where no engine here answers for the model asked for, its callers
+    have engines of their own, and say with each request which models these are of."""
+    if model not in accepting:
+        return opened
+    models = {name: snapshot.directives[name].model for name in opened}
+    return {name: kept for name, kept in opened.items() if not models[name] or models[name] in accepting}
+
+
+def _at_default_grid(cost: Cost, grams: Callable[[Cost], float], day: Day) -> Cost:
+    """The cost at the default's grid, whose forecast a day goes by, that emits what this one does now: zones are taken
+    to stay in proportion."""
+    there = day.grams(cost, day.hours[0].g_per_kwh)
+    share = grams(cost) / there if there > 0 else 1.0
+    return cost._replace(energy_joules=cost.energy_joules * share, busy_seconds=cost.busy_seconds * share)
 
 
 def _granted(

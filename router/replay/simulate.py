@@ -59,7 +59,10 @@ class Simulator:
         policies = (candidate, *(policy for policy in snapshot.policies if policy.name != candidate.name))
         alone = replace(snapshot, policies=(candidate,))
         async with self._at_work:
-            plan = await asyncio.to_thread(make_plan, alone, self._book, self._price, now, None, self._latencies)
+            models = {directive.model for directive in snapshot.directives.values()}
+            plan = await asyncio.to_thread(
+                make_plan, alone, self._book, self._price, now, None, self._latencies, accepting=models
+            )
             async with self._database.reading() as connection:
                 replay = ReplayRepository(connection)
                 costs = await replay.cell_costs(Window(min(start, now - COSTS_FROM)))

@@ -60,6 +60,7 @@ class Simulation:
         self._book = book
         self._now = now
         self._decisive: dict[tuple[str, str], bool] = {}
+        self._models = {directive.model for directive in snapshot.directives.values()} - {""}
         self._served: Counter[tuple[str, Reason]] = Counter()
         self._without_energy = 0
         self._left_alone = 0
@@ -109,7 +110,13 @@ class Simulation:
     def _replay(self, request: Recorded) -> None:
         if request.started_at.date() != self._day:
             self._day, self._spent_grams = request.started_at.date(), 0.0
-        decision = decide(self._facts(request), self._snapshot, self._now, lambda _policy: self._spent_grams)
+        decision = decide(
+            self._facts(request),
+            self._snapshot,
+            self._now,
+            lambda _policy: self._spent_grams,
+            lambda: self._models,
+        )
         self._served[decision.directive.name, decision.reason] += 1
         self._refused += decision.refused
         if request.grams is None:
@@ -178,6 +185,8 @@ class Simulation:
                 "the quality budget is simulated as one of each task: the mean of a task's requests keeps the floor in "
                 "every hour, and nothing is saved up for the dirty ones"
             )
+        if self._models.intersection(self._snapshot.directives[name].model for name in policy.directives):
+            said.append("engines of the models that its directives name accept requests")
         if policy.mode is not Mode.ON:
             said.append(f"in mode {policy.mode.value} every request is served at L0; simulate it in mode on")
         if self._exchanged:

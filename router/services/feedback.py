@@ -16,8 +16,10 @@ from common.clock import Clock
 from common.errors import aborted, failed_precondition, not_found
 from common.grpc_server import Context
 from common.quality.bound import Cell
+from common.quality.sample_size import worthwhile_pairs
 from router import convert, pagination, policy_messages, quality_messages
 from router.directives.bounds import Snapshot
+from router.directives.decide import Accepting, no_other_model
 from router.directives.levels import L0
 from router.directives.policy import Policy, counting_grader, deciding
 from router.feedback_limits import check_draw, check_report
@@ -39,6 +41,8 @@ DEFAULT_LEASE_SECONDS = 600.0
 DEFAULT_SCORES_PAGE = 500
 MAX_SCORES_PAGE = 5_000
 _BEFORE_ALL = 0
+_MOST_REQUESTS = 1e12
+"""That samples may stand for: a share of next to none would have them stand for more than there are numbers."""
 
 
 class FeedbackService(feedback_pb2_grpc.FeedbackServicer):
@@ -46,6 +50,7 @@ class FeedbackService(feedback_pb2_grpc.FeedbackServicer):
 
     Args:
         grams: Carbon of a request at the present intensity; None where that is unknown.
+        accepting: The models that some engine accepts requests for.
         rng: Draws the samples of a trial.
     """
 
@@ -57,6 +62,7 @@ class FeedbackService(feedback_pb2_grpc.FeedbackServicer):
         costs: CostBook,
         grams: Callable[[Cost], float | None],
         intensities: IntensityProvider,
+        accepting: Accepting = no_other_model,
         rng: random.Random | None = None,
     ) -> None:
         self._database = database
@@ -65,6 +71,7 @@ class FeedbackService(feedback_pb2_grpc.FeedbackServicer):
         self._costs = costs
         self._grams = grams
         self._intensities = intensities
+        self._accepting = accepting
         self._rng = rng or random.Random()
 
     async def GetEvaluationPlan(self, request: pb.GetEvaluationPlanRequest, context: Context) -> pb.EvaluationPlan:
@@ -75,7 +82,7 @@ class FeedbackService(feedback_pb2_grpc.FeedbackServicer):
             last_reported_at, withdrawn = await quality.last_scored_at(), await quality.mix_withdrawals()
             now = self._clock.now()
             mixes = await MixRepository(connection).mixes(now) if request.with_mix else {}
-        snapshot = self._keeper.snapshot
+        snapshot, accepting = self._keeper.snapshot, {"", *self._accepting()}
         plan = pb.EvaluationPlan(now=convert.timestamp(now))
         graders: dict[tuple[str, str], list[str]] = {}
         for model, task, grader in gradable:
@@ -85,8 +92,17 @@ class FeedbackService(feedback_pb2_grpc.FeedbackServicer):
             target.samples_waiting = sum(
                 gradable[cell.model, cell.task, grader] - scored.get((cell, target.directive_revision, grader), 0)
                 for grader in graders.get((cell.model, cell.task), ())
-                # Without a grader none is judged: all of them wait for one.
-                if target.grader in ("", grader)
+                # Without a grader none is judged: all of them wait for one. A model that is away answers none.
+                if target.grader in ("", grader) and snapshot.directives[cell.directive].model in accepting
+            )
+            kept = gradable.get((cell.model, cell.task, target.grader), 0)
+            target.worthwhile_samples = max(
+                (
+                    worthwhile_pairs(min(kept / policy.sample_share, _MOST_REQUESTS))
+                    for policy in policies
+                    if policy.quality_budget is not None and policy.grader == target.grader and policy.sample_share > 0
+                ),
+                default=0,
             )
             if cell in mixes and target.HasField("bound"):
                 target.mix.CopyFrom(quality_messages.from_mix(mixes[cell]))

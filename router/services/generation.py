@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -21,10 +21,11 @@ from router.convert import from_decision, from_turns
 from router.directives.compile import Compiled, apply
 from router.directives.decide import Decision
 from router.fleet.dispatch import Dispatcher, Opened
-from router.fleet.engine import Engine, model_identity
+from router.fleet.engine import Engine
 from router.fleet.engines import Engines
 from router.outcomes import Outcomes
 from router.policy_messages import from_variables
+from router.validation import check_other_models
 
 SERVICE = generation_pb2.DESCRIPTOR.services_by_name["Generation"]
 ROLES = {
@@ -54,7 +55,8 @@ class GenerationService:
 
     The engine is chosen before the directive: a bound speaks of one model with one digest, and engines may differ in
     theirs. So the decision is made for the engine that is about to be called, anew for one that takes over before the
-    answer has begun, and never after that: who goes on with an answer has the same digest.
+    answer has begun, and never after that: who goes on with an answer has the same digest. Where the directive names
+    another model, an engine of that is called instead; bounds, costs and ledger stay those of the model asked for.
 
     Args:
         rng: Draws seeds.
@@ -115,13 +117,14 @@ class GenerationService:
                         yield generation_pb2.StreamGenerateResponse(finished=event)
 
     async def Decide(self, request: generation_pb2.DecideRequest, context: Context) -> generation_pb2.DecideResponse:
+        check_other_models(request.other_models)
         admitted = self._admission.admit(request.request, _caller().principal)
         asked = request.request.model or self._default_model
         served = self._engines.identity(asked)
         # A caller with engines of its own names its model as cells do, which is then taken at its word.
         model = served or asked
         with self._admission.limited(admitted):
-            decision = self._admission.decide(admitted, model)
+            decision = self._admission.decide(admitted, model, lambda: request.other_models)
         compiled = _compile(admitted, decision)
         # A sample's other levels are generated here.
         wanted = served != "" and self._accountant.sample_wanted(admitted.request, admitted.request_id, decision)
@@ -164,14 +167,26 @@ class GenerationService:
             return
         seed = request.sampling.seed if request.sampling.HasField("seed") else self._rng.getrandbits(63)
         decision: Decision | None = None
+        asked_for = judged = ""
+        model = request.model or self._default_model
+        if admitted.directive is not None and admitted.directive.model:
+            # An evaluator wants this model's answer, and nothing in its place.
+            judged, model = self._engines.identity(model) or model, admitted.directive.model
 
-        def prepare(engine: Engine) -> inference_pb2.GenerateRequest:
-            nonlocal decision
-            decision = self._admission.decide(admitted, engine.identity)
-            return _engine_request(admitted, engine, decision, seed)
+        def prepare(engine: Engine, tried: Collection[str]) -> tuple[Engine, inference_pb2.GenerateRequest]:
+            nonlocal decision, asked_for
+            asked_for = judged or engine.identity
+            decision = self._admission.decide(admitted, asked_for, lambda: self._engines.accepting(tried))
+            other = decision.directive.model
+            if other and other != asked_for:
+                found = self._engines.choose(other, tried)
+                # The decision was made from those that accept requests.
+                if found is None:
+                    raise self._engines.absent(other)
+                engine = found
+            return engine, _engine_request(admitted, engine, decision, seed)
 
         began = self._clock.monotonic()
-        model = request.model or self._default_model
         started = generation_pb2.Started()
         opened: Opened | None = None
         settled = False
@@ -185,7 +200,7 @@ class GenerationService:
                 request_id=request_id,
                 turns=admitted.turns,
                 decision=decision,
-                model=model_identity(opened.started.model, opened.started.model_digest),
+                model=asked_for,
                 engine=opened.engine,
                 seed=seed,
                 finished=finished,

@@ -24,7 +24,7 @@ from router import convert, limits, pagination, policy_messages
 from router.apply import Change, check_names, work_out, write
 from router.conflicts import find_conflicts
 from router.directives.bounds import Snapshot
-from router.directives.decide import Spent, nothing_spent
+from router.directives.decide import Accepting, Spent, no_other_model, nothing_spent
 from router.directives.levels import L0, Directive
 from router.directives.policy import Policy
 from router.directives.tell import Tell, tells_nothing
@@ -55,6 +55,7 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
         identity: "name@digest" of what serves a model (empty: the default); empty where no engine serves it.
         engines: The engines as this router sees them now.
         spent: What each policy's requests have emitted today.
+        accepting: The models that some engine accepts requests for.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
         request_limits: RequestLimits,
         spent: Spent = nothing_spent,
         tell: Tell = tells_nothing,
+        accepting: Accepting = no_other_model,
     ) -> None:
         self._database = database
         self._keeper = keeper
@@ -81,6 +83,7 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
         self._request_limits = request_limits
         self._spent = spent
         self._tell = tell
+        self._accepting = accepting
         self._simulator = simulator
 
     async def CreatePolicy(self, request: pb.CreatePolicyRequest, context: Context) -> pb.Policy:
@@ -187,7 +190,16 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
         tenant = asked.tenant or (caller.principal.tenant if caller else "")
         now = self._clock.now()
         return explain(
-            asked, tenant, model, self._keeper.snapshot, self._costs, self._grams, now, self._spent, self._tell
+            asked,
+            tenant,
+            model,
+            self._keeper.snapshot,
+            self._costs,
+            self._grams,
+            now,
+            self._spent,
+            self._tell,
+            self._accepting,
         )
 
     async def Simulate(self, request: pb.SimulateRequest, context: Context) -> pb.SimulateResponse:

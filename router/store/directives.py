@@ -97,6 +97,7 @@ def _row(directive: Directive, action: Action, reason: str) -> dict[str, Any]:
         "suppressed_words": directive.suppressed_words,
         "history_messages": directive.history_messages,
         "template_variables": dict(directive.template_variables),
+        "model": directive.model,
         "updated_at": directive.updated_at,
         "updated_by": directive.updated_by,
     }
@@ -112,6 +113,7 @@ def _directive(row: Row[Any]) -> Directive:
         suppressed_words=tuple(row.suppressed_words),
         history_messages=row.history_messages,
         template_variables=tuple(sorted(row.template_variables.items())),
+        model=row.model,
         revision=row.revision,
         updated_at=row.updated_at,
         updated_by=row.updated_by,

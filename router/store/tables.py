@@ -53,6 +53,7 @@ directives = Table(
     Column("suppressed_words", JSON, nullable=False),
     Column("history_messages", BigInteger, nullable=False),
     Column("template_variables", JSON, nullable=False),
+    Column("model", Text, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     Column("updated_by", Text, nullable=False),
 )

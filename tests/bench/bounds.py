@@ -173,24 +173,30 @@ def samples_to_open(runs: int, seed: int) -> dict[str, Any]:
 def alarms(law: Law, path: Floats, counts: Ints, seed: int) -> dict[str, Ints]:
     """Samples of `path` (true shares) to each detector's alarm, [streams], after the pairs that `counts` counts.
 
-    In force; the same with the floor for its level; and discounted e-processes, M^discount in place of max(M, 1).
+    In force; the same with a threshold that does not grow with the scores; that with the floor for its level; and
+    discounted e-processes, M^discount in place of max(M, 1).
     """
     rng = np.random.default_rng(seed)
     level = np.maximum(bound(law, counts.astype(float), lower=True), FLOOR)
     shape = (len(counts), len(drift.BETS))
-    of_level, of_floor = np.zeros(shape), np.zeros(shape)
+    of_level, of_floor, unsurer = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    samples = counts.sum(axis=1)
     discounted = {0.99: np.ones(shape), 0.998: np.ones(shape)}
-    names = ["in force", "level = floor", *(f"discounted {d}" for d in discounted)]
+    names = ["in force", "constant threshold", "level = floor", *(f"discounted {d}" for d in discounted)]
     found = {name: np.full(len(counts), len(path) + 1) for name in names}
     for at, share in enumerate(path, start=1):
         pair = draw(law, np.full(len(counts), share), rng)
         quality, baseline = law.quality[pair], law.baseline[pair]
         to_level = 1 + drift.BETS * (level * baseline - quality)[:, None]
         to_floor = 1 + drift.BETS * (FLOOR * baseline - quality)[:, None]
-        of_level, of_floor = np.maximum(of_level, 1) * to_level, np.maximum(of_floor, 1) * to_floor
-        of_level = np.minimum(of_level, 1 / DRIFT_ALPHA / drift.WEIGHTS)
+        threshold = np.maximum(1 / DRIFT_ALPHA, drift.EVIDENCE_A_SCORE * (samples + at - drift.MANY_SCORES))
+        of_level = np.minimum(np.maximum(of_level, 1) * to_level, threshold[:, None] / drift.WEIGHTS)
+        unsurer = np.minimum(np.maximum(unsurer, 1) * to_level, 1 / DRIFT_ALPHA / drift.WEIGHTS)
+        of_floor = np.maximum(of_floor, 1) * to_floor
+        leans = of_floor @ drift.WEIGHTS >= drift.LEANING
         reached = [
-            (of_level @ drift.WEIGHTS >= 1 / DRIFT_ALPHA) & (of_floor @ drift.WEIGHTS >= drift.LEANING),
+            (of_level @ drift.WEIGHTS >= threshold) & leans,
+            (unsurer @ drift.WEIGHTS >= 1 / DRIFT_ALPHA) & leans,
             of_floor @ drift.WEIGHTS >= 1 / DRIFT_ALPHA,
         ]
         for discount, evidence in discounted.items():

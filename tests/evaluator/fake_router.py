@@ -34,6 +34,7 @@ class FakeTarget:
     relative_carbon: float | None = None
     grader: str = "numeric"
     revision: int = 1
+    worthwhile: int = 0
 
     def floors(self) -> list[feedback_pb2.EvaluationPlan.Floor]:
         kinds = {policies_pb2.FLOOR_KIND_RELATIVE: self.floor, policies_pb2.FLOOR_KIND_ABSOLUTE: self.absolute_floor}
@@ -163,6 +164,7 @@ class FakeRouter(feedback_pb2_grpc.FeedbackServicer, generation_pb2_grpc.Generat
                 grader=target.grader,
                 directive_revision=target.revision,
                 samples_waiting=len(self._waiting(target.task, target.directive)),
+                worthwhile_samples=target.worthwhile,
             )
         return plan
 

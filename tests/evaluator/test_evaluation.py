@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from pith.common.v1 import energy_pb2
 from structlog.testing import capture_logs
 
-from common.errors import resource_exhausted, unavailable
+from common.errors import FieldViolation, invalid_argument, resource_exhausted, unavailable
 from common.quality.bound import Cell
 from tests.evaluator.bench import Bench
 from tests.evaluator.fake_router import MODEL, RIGHT_IN_FEW_WORDS, FakeTarget, targets
@@ -346,3 +347,115 @@ async def test_progress_shrinks_when_a_decision_settles_early(bench: Bench) -> N
     assert seen[0].samples_planned == 150
     assert [p.samples_done for p in seen] == sorted(p.samples_done for p in seen)
     assert seen[-1].samples_done == seen[-1].samples_planned == 80
+
+
+class TestNarrowing:
+    """A directive that is open is sampled on for as long as that pays."""
+
+    async def test_goes_on_beyond_the_verdict_and_the_budget_and_no_further(self, bench: Bench) -> None:
+        router = await bench.router([FakeTarget("extraction", "L2", worthwhile=130)])
+        router.serve("extraction", 300)
+        loop = await bench.evaluator(router, run_samples=90)
+        planned = [progress.samples_planned async for progress in loop.start().progress.watch()]
+        assert len(router.scores) == 130
+        # From the verdict on, at the tenth batch, what is planned is what is done.
+        assert set(planned[10:]) == {130}
+        await bench.evaluate(loop)
+        assert len(router.scores) == 130
+
+    async def test_what_is_undecided_comes_before(self, bench: Bench) -> None:
+        router = await bench.router([FakeTarget("extraction", "L2", worthwhile=150), FakeTarget("listing", "L2")])
+        router.serve("extraction", 200)
+        router.serve("listing", 200)
+        await bench.evaluate(await bench.evaluator(router))
+        tasks = [score.cell.task for score in router.scores]
+        assert tasks[160:] == ["extraction"] * 70
+        assert tasks[:160].count("listing") == 80
+
+    async def test_takes_what_was_served_before_where_nothing_is_fresh(self, bench: Bench) -> None:
+        """As after a fault: what was reported just before it leaves nothing to look at."""
+        router = await bench.router([FakeTarget("extraction", "L2", worthwhile=130)])
+        router.serve("extraction", 300)
+        router.faults["ReportQuality"] = [None] * 12 + [resource_exhausted("DATABASE", "full", 1.0)]
+        loop = await bench.evaluator(router, attempts=1)
+        with pytest.raises(Exception, match="full"):
+            await bench.evaluate(loop)
+        assert len(router.scores) == 96
+        await bench.clock.advance(7 * 3600)
+        await bench.evaluate(await bench.evaluator(router))
+        assert len(router.scores) == 130
+
+    async def test_calls_for_an_evaluation_of_its_own(self, bench: Bench) -> None:
+        target = FakeTarget("extraction", "L2")
+        router = await bench.router([target])
+        router.serve("extraction", 300)
+        loop = await bench.evaluator(router, maintenance_samples=0)
+        bench.poll(loop)
+        await bench.clock.asleep()
+        assert len(router.scores) == 80
+        await bench.clock.advance(13 * 3600)
+        await bench.clock.asleep()
+        assert len(router.scores) == 80
+        target.worthwhile = 120
+        await bench.clock.advance(3600)
+        await bench.clock.asleep()
+        assert len(router.scores) == 120
+
+    async def test_ends_where_the_rest_is_held_by_another(self, bench: Bench) -> None:
+        router = await bench.router([FakeTarget("extraction", "L2", worthwhile=250)])
+        router.serve("extraction", 300)
+        held = list(router.samples.values())[100:]
+        for sample in held:
+            sample.leased_until = bench.clock.now() + timedelta(hours=6)
+        loop = await bench.evaluator(router)
+        await bench.evaluate(loop)
+        assert len(router.scores) == 100
+        await bench.clock.advance(7 * 3600)
+        await bench.evaluate(loop)
+        assert len(router.scores) == 250
+
+    async def test_two_side_by_side_score_no_more_than_pays_but_for_a_batch(self, bench: Bench) -> None:
+        router = await bench.router([FakeTarget("extraction", "L2", worthwhile=150)])
+        router.serve("extraction", 300)
+        loops = [await bench.evaluator(router, name=name) for name in ("one", "two")]
+        async with asyncio.timeout(60):
+            await asyncio.gather(*map(bench.evaluate, loops))
+        assert 150 <= len(router.scores) <= 150 + 8
+        assert len({score.sample_id for score in router.scores}) == len(router.scores)
+
+    async def test_ends_where_answers_cannot_be_had(self, bench: Bench) -> None:
+        router = await bench.router([FakeTarget("extraction", "L2", worthwhile=250)])
+        router.serve("extraction", 300)
+        loop = await bench.evaluator(router)
+        await bench.evaluate(loop)
+        assert len(router.scores) == 250
+        router.targets[0].worthwhile = 290
+        refused = invalid_argument([FieldViolation("messages", "too long")])
+        router.faults["Generate"] = [refused] * 1000
+        before = router.generations.total()
+        async with asyncio.timeout(60):
+            await bench.evaluate(loop)
+        assert (len(router.scores), router.generations.total()) == (250, before)
+        assert 1000 - len(router.faults["Generate"]) <= 2 * 8
+
+    async def test_ends_where_references_grade_nothing_though_their_leases_end_meanwhile(self, bench: Bench) -> None:
+        router = await bench.router([FakeTarget("extraction", "L2", worthwhile=250)])
+        router.serve("extraction", 100)
+        router.serve("extraction", 200, reference="no number")
+        draw, draws = router.DrawSamples, 0
+
+        async def slow(request: Any, context: Any) -> Any:
+            nonlocal draws
+            draws += 1
+            await bench.clock.advance(600)
+            return await draw(request, context)
+
+        router.DrawSamples = slow  # type: ignore[method-assign]
+        await router.stop()
+        await router.start()
+        loop = await bench.evaluator(router, lease_seconds=3600.0)
+        async with asyncio.timeout(60):
+            await bench.evaluate(loop)
+        # 200 are refused once, and some of them again before the last of them were: no more often than all that wait.
+        assert 0 < len(router.scores) <= 100
+        assert draws <= 60

@@ -242,6 +242,78 @@ class TestMaintenance:
         assert [batch.target for batch in batches([L1, subject], known, ECONOMY, tally)] == [L1]
 
 
+class TestNarrowing:
+    """Of a directive that is open, for as long as more scores pay."""
+
+    def test_follows_the_look_at_it_and_is_counted_beside_it(self) -> None:
+        subject = replace(L2, worthwhile=150)
+        look = Batch(subject, 4, 4, is_maintenance=True)
+        narrowing = Batch(subject, 8, 46, is_maintenance=False, narrows=True)
+        assert batches([L1, subject], opened(subject), ECONOMY, Tally()) == [look, narrowing]
+        few = replace(subject, waiting=10)
+        assert [batch.in_sight for batch in batches([few], opened(few), ECONOMY, Tally())] == [4, 6]
+
+    def test_ends_with_the_last_score_that_pays(self) -> None:
+        known, subject, tally = opened(L2), replace(L2, worthwhile=102), Tally()
+        tally.drawn[L2.cell] = 4
+        assert next_batch([subject], known, ECONOMY, tally) == Batch(subject, 2, 2, is_maintenance=False, narrows=True)
+        feed(known, subject, [1.0] * 2, prefix="more")
+        assert next_batch([subject], known, ECONOMY, tally) is None
+
+    def test_goes_on_beyond_what_may_be_spent_on_verdicts(self) -> None:
+        subject, tally = replace(L2, worthwhile=1000), Tally()
+        tally.drawn[L2.cell] = 500
+        found = batches([subject], opened(subject), ECONOMY, tally)
+        assert found == [Batch(subject, 8, 500, is_maintenance=False, narrows=True)]
+        tally.drawn[L2.cell] = 1000
+        assert batches([subject], opened(subject), ECONOMY, tally) == [], "what is left waits for the next evaluation"
+
+    def test_waits_until_nothing_is_undecided(self) -> None:
+        """Though what is undecided promises nothing, its carbon being unknown."""
+        subject, unknown = replace(L1, worthwhile=1000), target("L2", None, task="listing")
+        found = batches([subject, L2, unknown], opened(subject), ECONOMY, Tally())
+        assert [(batch.target, batch.is_maintenance, batch.narrows) for batch in found] == [
+            (subject, True, False),
+            (L2, False, False),
+            (unknown, False, False),
+            (subject, False, True),
+        ]
+
+    def test_of_one_that_is_undecided_at_another_floor_samples_are_counted_once(self) -> None:
+        subject = replace(L2, floors=(Floor(0.8, FloorKind.RELATIVE), FLOOR), worthwhile=1000)
+        known = estimates()
+        feed(known, subject, [1.0] * 50)
+        assert list(subject.verdicts(known).values()) == ["open", "undecided"]
+        found = batches([subject], known, ECONOMY, Tally())
+        assert [(batch.in_sight, batch.is_maintenance, batch.narrows) for batch in found] == [
+            (4, True, False),
+            (196, False, False),
+            (750, False, True),
+        ]
+
+    @pytest.mark.parametrize("known", [estimates(), closed(L2)])
+    def test_is_not_for_what_is_not_open(self, known: Estimates) -> None:
+        assert not any(batch.narrows for batch in batches([replace(L2, worthwhile=1000)], known, ECONOMY, Tally()))
+
+    def test_is_not_for_scores_of_an_older_revision(self) -> None:
+        edited = replace(L2, worthwhile=1000, revision=2)
+        assert not any(batch.narrows for batch in batches([edited], opened(L2), ECONOMY, Tally()))
+
+    def test_takes_older_samples_where_nothing_fresh_is_left(self) -> None:
+        subject, tally = replace(L2, worthwhile=1000), Tally()
+        tally.stale.add(subject.cell)
+        found = batches([subject], opened(subject), ECONOMY, tally)
+        assert found == [Batch(subject, 8, 900, is_maintenance=False, narrows=True)]
+        tally.dry.add(subject.cell)
+        assert batches([subject], opened(subject), ECONOMY, tally) == []
+
+    def test_calls_for_an_evaluation_once_a_batch_pays(self) -> None:
+        later = NOW + timedelta(hours=1)
+        for worthwhile, waits in ((100, False), (111, False), (112, True)):
+            subject = replace(L2, worthwhile=worthwhile)
+            assert work_waits([subject], opened(subject), ECONOMY, later, 7200.0) == (waits, False)
+
+
 class TestWorkWaits:
     def test_a_batch_for_an_undecided_directive(self) -> None:
         assert work_waits([replace(L2, waiting=8)], estimates(), ECONOMY, NOW, 0.0) == (True, False)
@@ -273,6 +345,7 @@ def worlds(draw: st.DrawFn) -> tuple[list[Target], dict[Cell, float]]:
                 task=task,
                 waiting=draw(st.integers(0, 150)),
             )
+            made = replace(made, worthwhile=draw(st.just(0) | st.integers(0, 200)))
             targets.append(made)
             chance[made.cell] = draw(st.sampled_from([0.0, 0.5, 0.9, 0.97, 1.0]))
     return targets, chance
@@ -305,10 +378,13 @@ def test_an_evaluation_ends_within_its_budget_and_judges_only_what_can_change_a_
             assert batch.target.relative_carbon is None or batch.target.relative_carbon < 1
             assert 0 < batch.samples <= min(batch.in_sight, batch.target.waiting)
             assert verdicts[cell.directive] != "closed"
-            assert batch.is_maintenance == (verdicts[cell.directive] == "open")
+            assert (batch.is_maintenance or batch.narrows) == (verdicts[cell.directive] == "open")
             cheaper = [d for d in verdicts if carbon[d] < carbon[cell.directive]]
             assert "open" not in [verdicts[d] for d in cheaper]
-            if not batch.is_maintenance:
+            if batch.narrows:
+                bound = known.bound(cell)
+                assert bound is not None and bound.samples + batch.in_sight <= batch.target.worthwhile
+            elif not batch.is_maintenance:
                 # Cheaper ones that are undecided too have had their turn.
                 for other in group:
                     theirs = known.bound(other.cell)
@@ -334,4 +410,4 @@ def test_an_evaluation_ends_within_its_budget_and_judges_only_what_can_change_a_
             targets = [replace(t, waiting=t.waiting - batch.samples) if t.cell == cell else t for t in targets]
             # Strictly fewer samples wait with every batch, so this loop ends.
             spent = sum(count for c, count in tally.drawn.items() if c.task == cell.task)
-            assert spent <= economy.run_samples
+            assert batch.narrows or spent <= economy.run_samples

@@ -164,6 +164,7 @@ def test_graders_that_contradict_each_other() -> None:
     [
         ({}, {("idle", "no_effect")}),
         ({"text": "  "}, {("idle", "no_effect")}),
+        ({"model": "tiny@0123456789ab"}, set()),
         ({"placement": Placement.SYSTEM}, {("idle", "no_effect")}),
         ({"text": "Be terse"}, set()),
         ({"max_output_tokens": 5}, set()),

@@ -82,6 +82,16 @@ async def test_a_created_directive_has_all_its_fields_and_author(admin: Any, clo
         ({"stop": ["x", ""]}, "directive.stop[1]", "is empty"),
         ({"stop": ["x" * 257]}, "directive.stop[0]", "has 257 characters; at most 256"),
         ({"suppressed_words": ["x" * 65]}, "directive.suppressed_words[0]", "at most 64"),
+        ({"model": "tiny"}, "directive.model", "is 'tiny'; must be name@digest, as `pithctl engines` shows it"),
+        ({"model": "tiny@"}, "directive.model", "is 'tiny@'; must be name@digest"),
+        ({"model": "@f00d"}, "directive.model", "is '@f00d'; must be name@digest"),
+        ({"model": "tiny@f00d@f00d"}, "directive.model", "must be name@digest"),
+        ({"model": "a b@f00d"}, "directive.model", "is 'a b@f00d'; must be name@digest"),
+        ({"model": "tiny@f0 0d"}, "directive.model", "must be name@digest"),
+        ({"model": " "}, "directive.model", "is ' '; must be name@digest"),
+        ({"model": "t" * 252 + "@f00d"}, "directive.model", "has 257 characters; at most 256"),
+        ({"model": "t\x07@f00d"}, "directive.model", "control character U+0007 at 1"),
+        ({"model": "tiny@f00d\n"}, "directive.model", "must be name@digest"),
         ({"text": "be\u200bbrief"}, "directive.text", "has an invisible character, U+200B, at 2; nobody"),
         (
             {"text": "Be {{ brief }}"},
@@ -225,6 +235,41 @@ async def test_an_update_replaces_the_variables_as_a_whole(admin: Any) -> None:
     mask = FieldMask(paths=["placement"])
     update = dpb.UpdateDirectiveRequest(directive=changed, update_mask=mask)
     assert set(await faults(admin.UpdateDirective(update))) == {"directive.template_variables"}
+
+
+async def test_another_model_that_answers_is_another_revision(admin: Any, keeper: SnapshotKeeper) -> None:
+    made = await create_directive(admin, "small", model="tiny@0123456789ab")
+    assert await admin.GetDirective(dpb.GetDirectiveRequest(name="small")) == made
+    assert (made.model, made.revision, keeper.snapshot.directives["small"].model) == (
+        "tiny@0123456789ab",
+        1,
+        "tiny@0123456789ab",
+    )
+    mask = FieldMask(paths=["model"])
+
+    async def update(present: Any, model: str) -> Any:
+        directive = dpb.Directive(name="small", etag=present.etag, model=model)
+        return await admin.UpdateDirective(dpb.UpdateDirectiveRequest(directive=directive, update_mask=mask))
+
+    # Other weights are another model.
+    changed = await update(made, "tiny@ba9876543210")
+    assert (changed.model, changed.revision) == ("tiny@ba9876543210", 2)
+    assert (await update(changed, "tiny@ba9876543210")).revision == 2
+    assert set(await faults(update(changed, "tiny"))) == {"directive.model"}
+    cleared = await update(changed, "")
+    assert (cleared.model, cleared.revision) == ("", 3)
+    back = await rollback(admin, cleared, 1)
+    assert (back.model, back.revision) == ("tiny@0123456789ab", 4)
+    assert keeper.snapshot.directives["small"].model == "tiny@0123456789ab"
+    request = dpb.ListDirectiveRevisionsRequest(name="small")
+    revisions = (await admin.ListDirectiveRevisions(request)).revisions
+    models = [one.directive.model for one in revisions]
+    assert models == ["tiny@0123456789ab", "", "tiny@ba9876543210", "tiny@0123456789ab"]
+
+
+async def test_the_longest_model_is_taken(admin: Any) -> None:
+    longest = "org/ü-" + "t" * 237 + "@0123456789ab"
+    assert (await create_directive(admin, "small", model=longest)).model == longest
 
 
 async def history(admin: Any, name: str, size: int = 2) -> list[tuple[int, str, str, str]]:

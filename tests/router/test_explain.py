@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from pith.common.v1 import energy_pb2
-from pith.router.v1 import generation_pb2, policies_pb2
+from pith.router.v1 import directives_pb2, directives_pb2_grpc, generation_pb2, policies_pb2
 
 from common.clock import ManualClock
 from common.quality.bound import Cell, QualityBound
@@ -77,6 +77,34 @@ async def test_budget_traits_and_latency_are_among_the_steps(router: Running, en
         "L1: least carbon among the directives whose bound clears the floor",
     ]
     assert not engine.requests, "nothing is generated"
+
+
+async def test_a_directive_is_open_only_while_its_model_accepts_requests(tmp_path: Path, engine: FakeEngine) -> None:
+    stand_in = FakeEngine(answer("Hi."), model="tiny", digest="f00d" * 16)
+    await stand_in.start()
+    async with running(tmp_path, {"e1": engine, "e2": stand_in}) as router:
+        stub: Any = directives_pb2_grpc.DirectivesStub(router.channel)
+        directive = directives_pb2.Directive(name="D", model="tiny@f00df00df00d")
+        await stub.CreateDirective(directives_pb2.CreateDirectiveRequest(directive=directive))
+        await router.policy(directives=["L1", "D"])
+        await router.open("D")
+        foreseen = await explained(router, model="small")
+        assert (foreseen.decision.directive, foreseen.decision.model) == ("D", "tiny@f00df00df00d")
+        assert [(one.directive, one.open) for one in foreseen.candidates] == [("L0", True), ("L1", False), ("D", True)]
+        reply = await router.generation.Generate(ask("Who?", model="small"))
+        assert reply.started.decision == foreseen.decision
+        await stand_in.report(draining=True)
+        await router.until_ready(1)
+        foreseen = await explained(router, model="small")
+        away = "D: closed, no engine of tiny@f00df00df00d accepts requests at present"
+        assert away in list(foreseen.steps)
+        _, other, closed = foreseen.candidates
+        assert (closed.open, closed.why, closed.bound) == (False, away, 0.99)
+        assert other.why == "L1: closed, no quality bound for it yet"
+        reply = await router.generation.Generate(ask("Who?", model="small"))
+        assert (reply.started.decision.directive, reply.started.decision.model) == ("L0", "")
+        assert reply.started.decision == foreseen.decision
+    await stand_in.stop()
 
 
 async def test_a_refusal_is_stated_and_not_raised(router: Running) -> None:

@@ -80,7 +80,7 @@ def near(**shares: float) -> Any:
 @given(
     st.tuples(st.floats(0.0, 1.0), st.floats(0.0, 1.0)).filter(lambda shares: sum(shares) <= 1),
     st.fixed_dictionaries({"L1": st.floats(0.5, 1.1), "L2": st.floats(0.5, 1.1)}),
-    st.floats(0.7, 1.0),
+    st.floats(0.7, 1.1),
     st.sampled_from((BY_TASK, OVER_DAY)),
     st.booleans(),
     st.sampled_from((None, 0.5, 0.9, 0.97)),
@@ -93,11 +93,13 @@ def test_whatever_was_planned_what_is_served_keeps_what_is_granted(
     hour_has_ended: bool,
     own_floor: float | None,
 ) -> None:
+    """Beyond L0's quality no less of the directives would keep more: L0's is kept then."""
     snapshot = held(policy, bounds, [*zip(("L1", "L2"), shares, strict=True), ("L0", 1 - sum(shares))], floor=granted)
     now = NOW + timedelta(hours=hour_has_ended)
     served = mix(snapshot, replace(FACTS, floor=own_floor), now)
     least = granted if policy is OVER_DAY and not hour_has_ended else policy.floor
-    assert sum(share * {"L0": 1.0, **bounds}[name] for name, share in served.items()) >= least - 2 / DRAWS
+    kept = sum(share * {"L0": 1.0, **bounds}[name] for name, share in served.items())
+    assert kept >= min(least, 1.0) - 2 / DRAWS
     assert all(name == "L0" or bounds[name] >= max(0.8, own_floor or 0.0) for name in served)
     for name, planned in zip(("L1", "L2"), shares, strict=True):
         assert served.get(name, 0.0) <= planned + 2 / DRAWS, "never more than was planned"
@@ -192,6 +194,29 @@ def test_what_a_day_asks_beyond_the_floor_is_kept() -> None:
         L2=0.015 / 0.19, L0=1 - 0.015 / 0.19
     )
     assert mix(held(OVER_DAY, {"L2": 0.85}, [("L2", 0.5), ("L0", 0.5)], floor=1.0)) == {"L0": 1.0}
+
+
+def test_what_a_day_asks_beyond_l0s_quality_is_served_and_told() -> None:
+    both = [("L1", 0.8), ("L2", 0.2)]
+    snapshot = held(OVER_DAY, {"L1": 1.03, "L2": 0.96}, both, floor=1.016)
+    assert mix(snapshot) == near(L1=0.8, L2=0.2)
+    assert "quality budget of the day (UTC): the mean of this task's requests keeps 1.016 at present" in " ".join(
+        decide(FACTS, snapshot, NOW).steps
+    )
+    # Less than was asked for, and still no less than L0's quality.
+    assert mix(held(OVER_DAY, {"L1": 1.015, "L2": 0.96}, both, floor=1.016)) == near(L1=0.8, L2=0.2)
+    for fallen in ({"L1": 1.005, "L2": 0.96}, {"L1": 0.97, "L2": 0.96}, {"L1": 0.7, "L2": 0.96}):
+        assert mix(held(OVER_DAY, fallen, both, floor=1.016)) == {"L0": 1.0}
+    hour_later = NOW + timedelta(hours=1)
+    assert mix(held(OVER_DAY, {"L1": 0.97, "L2": 0.96}, both, floor=1.016), now=hour_later) == near(L1=0.8, L2=0.2)
+
+
+@pytest.mark.parametrize("mode", [Mode.ON, Mode.SHADOW])
+def test_a_spent_carbon_budget_goes_by_the_policys_floor_whatever_is_asked_beyond_l0s_quality(mode: Mode) -> None:
+    policy = replace(OVER_DAY, mode=mode, carbon_budget=CarbonBudget(10.0))
+    snapshot = held(policy, {"L1": 1.03, "L2": 0.96}, [("L1", 1.0)], floor=1.03)
+    assert decide(FACTS, snapshot, NOW, lambda _: 10.0).planned == "L2"
+    assert decide(FACTS, snapshot, NOW).planned == "L1"
 
 
 def test_a_spent_carbon_budget_leaves_what_keeps_the_floor_by_itself() -> None:

@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pith.router.v1 import generation_pb2, policies_pb2
+from pith.router.v1 import directives_pb2, generation_pb2, policies_pb2
 
 from common.carbon.intensity import SignalKind
 from common.clock import ManualClock
@@ -101,6 +101,25 @@ async def test_what_was_in_force_saves_nothing(admin: Any, database: Database, n
         assert (interval.value, interval.lower, interval.upper) == pytest.approx((value, value, value))
         assert interval.confidence == 0.95
     assert (reply.requests, reply.requests_without_energy) == (50, 0)
+
+
+async def test_models_that_directives_name_are_taken_to_be_there(
+    client: AdminClient, admin: Any, database: Database, keeper: SnapshotKeeper, now: Any
+) -> None:
+    """Though no engine of any is: what they will answer is what is asked."""
+    directive = directives_pb2.Directive(name="small", model="small@0123456789ab")
+    await admin.CreateDirective(directives_pb2.CreateDirectiveRequest(directive=directive))
+    bound = QualityBound(Cell(MODEL, "sums", "small"), 0.97, 1.0, 0.99, 0.9, 200, "grader:numeric", "1", now)
+    async with database.changing() as connection:
+        await QualityRepository(connection).add_bounds([bound], Reporter("e"), now)
+    await keeper.refresh()
+    await record(database, *(at_l0(number, started_at=now - timedelta(hours=1)) for number in range(50)))
+    reply = await simulate(admin, directives=["small"])
+    assert served(reply) == {("small", "PLANNED"): 50}
+    said = "engines of the models that its directives name accept requests"
+    assert said in list(reply.assumptions)
+    # Nothing of the kind where the policy has no such directive.
+    assert said not in list((await simulate(admin)).assumptions)
 
 
 @on_both_databases

@@ -18,6 +18,7 @@ import numpy as np
 from common.quality.bound import Cell, Floor, PairedScore, QualityBound
 from common.quality.estimates import Estimates
 from common.quality.pairwise import BASELINE_QUALITY
+from common.quality.sample_size import worthwhile_pairs
 from common.quality.trigger import EvaluationTrigger
 from router.directives.tell import NO_TASK
 from router.replay.policies.interface import Evaluator, Hour, Judged, Setting
@@ -60,6 +61,11 @@ class Evaluation:
         # [classes]: answers compared, and of how many prompts L0's was chosen.
         self._compared = np.zeros(len(self._tasks))
         self._chosen_l0 = np.zeros(len(self._tasks))
+        self._asked = np.zeros(len(self._tasks))
+
+    def ask(self, class_of: Ints) -> None:
+        """Requests came, of such classes."""
+        self._asked += np.bincount(class_of, minlength=len(self._tasks))
 
     def bounds(self) -> Mapping[Cell, QualityBound]:
         found = ((cell, self._estimates.bound(cell)) for cell in self._estimates.cells())
@@ -81,7 +87,9 @@ class Evaluation:
             requests, class_of: That may be judged, and their classes, [candidates].
             by_carbon: Names of levels by task, that of least carbon first.
         """
-        undecided = any(self._wanted(task, by_carbon[task])[0] for task in self._tasks)
+        undecided = any(
+            names for place, task in enumerate(self._tasks) for names in self._wanted(place, by_carbon[task])[:2]
+        )
         history = hour.history(TRIGGER_HISTORY_HOURS)
         if not self._trigger.should_run(hour.start, self._last_run, history, undecided).run:
             return
@@ -93,30 +101,37 @@ class Evaluation:
 
     def _of_class(self, place: int, by_carbon: Sequence[str], requests: Ints, now: datetime, bill: Evaluator) -> None:
         drawn, looked_after = 0, False
-        while drawn < min(RUN_SAMPLES, len(requests)):
-            undecided, opened = self._wanted(self._tasks[place], by_carbon)
-            names, samples = (undecided, BATCH_SAMPLES) if undecided else (opened, MAINTENANCE_SAMPLES)
-            if not names or (looked_after and not undecided):
+        while drawn < len(requests):
+            undecided, pays, opened = self._wanted(place, by_carbon)
+            names = [*(undecided if drawn < RUN_SAMPLES else ()), *pays]
+            if not names and (looked_after or not opened):
                 return
             # What is open is looked at once in an evaluation.
-            scored = [*undecided, *(() if looked_after else opened)]
+            scored = list(dict.fromkeys([*names, *(() if looked_after else opened)]))
             looked_after = True
-            batch = requests[drawn : min(drawn + samples, RUN_SAMPLES)]
+            batch = requests[drawn : drawn + (BATCH_SAMPLES if names else MAINTENANCE_SAMPLES)]
             drawn += len(batch)
             self._last_run = now
             self._score(place, scored, batch, now, bill)
             self._scored = np.append(self._scored, batch)
 
-    def _wanted(self, task: str, by_carbon: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Directives that are undecided and not unlikely to clear a floor, and those that are open."""
+    def _wanted(self, place: int, by_carbon: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+        """Directives that are undecided and not unlikely to clear a floor, open ones of which more scores pay, and all
+        that are open."""
         undecided: list[str] = []
+        pays: list[str] = []
         opened: list[str] = []
+        task = self._tasks[place]
         floors = self._floors_of(task)
         if not floors:
-            return undecided, opened
+            return undecided, pays, opened
+        # With one floor no quality budget is spent by the bounds.
+        worthwhile = worthwhile_pairs(self._asked[place]) if len(floors) > 1 else 0
         for name in _before(by_carbon, self._setting.levels[BASELINE]):
             cell = Cell(MODEL, task, name)
             verdicts = {floor: self._estimates.settled(cell, floor.quality, floor.kind) for floor in floors}
+            if "open" in verdicts.values() and self._samples(place, name) < worthwhile:
+                pays.append(name)
             if "undecided" not in verdicts.values():
                 opened += [name] if "open" in verdicts.values() else []
                 if set(verdicts.values()) == {"open"}:
@@ -125,7 +140,11 @@ class Evaluation:
                 undecided.append(name)
             elif "open" in verdicts.values():
                 opened.append(name)
-        return undecided, opened
+        return undecided, pays, opened
+
+    def _samples(self, place: int, name: str) -> int:
+        bound = self._estimates.bound(Cell(MODEL, self._tasks[place], name))
+        return 0 if bound is None else bound.samples
 
     def _promises(self, cell: Cell, undecided: Sequence[Floor]) -> bool:
         bound = self._estimates.bound(cell)

@@ -91,6 +91,7 @@ class Router:
             self._evaluation.run(hour, requests, classes, self._by_carbon(hour.intensity), evaluator)
             self._policies = self._agreed(np.bincount(classes, minlength=len(self._tasks)).astype(float))
         self._past.append(_Past(hour.start, hour.requests, class_of))
+        self._evaluation.ask(class_of)
         known = Snapshot(self._directives, self._policies, self._evaluation.bounds(), Plan({}, hour.start))
         plan = make_plan(
             known,

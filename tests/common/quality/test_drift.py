@@ -4,8 +4,10 @@ from collections.abc import Iterable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from common.quality.drift import DriftDetector
+from common.quality.drift import MANY_SCORES, DriftDetector
 
 
 def first_alarm(detector: DriftDetector, stream: Iterable[tuple[float, float]]) -> int | None:
@@ -75,6 +77,53 @@ def test_a_drop_from_what_was_established_is_found_sooner() -> None:
 def test_a_drop_that_stays_well_above_the_floor_rarely_raises_an_alarm() -> None:
     alarms = [drop_after(DriftDetector(0.85, 0.01), 0.99, 0.96, seed) for seed in range(20)]
     assert alarms.count(None) >= 17
+
+
+def alarm_of(draws: Iterable[float], floor: float, level: float, before: int | None) -> int | None:
+    """Scores to the first alarm, which throws away as many as these and `before` of them; None: as if it threw none."""
+    detector = DriftDetector(floor, 0.01)
+    stream = enumerate(draws, start=1)
+    scores = (0 if before is None else before + n for n, _ in enumerate(draws, start=1))
+    return next(
+        (n for (n, q), thrown in zip(stream, scores, strict=False) if detector.update(q, 1.0, level, thrown)), None
+    )
+
+
+def test_thousands_of_scores_at_the_level_that_was_established_are_not_thrown_away() -> None:
+    alarms: dict[int | None, int] = {None: 0, MANY_SCORES: 0}
+    for seed in range(8):
+        draws = (np.random.default_rng(seed).random(20_000) < 0.5).astype(float).tolist()
+        for before in alarms:
+            alarms[before] += alarm_of(draws, 0.45, 0.5, before) is not None
+    assert alarms[MANY_SCORES] <= 1 < 7 <= alarms[None]
+
+
+def test_a_drop_of_ten_points_after_three_thousand_scores_is_found_within_four_hundred() -> None:
+    def delays(before: int | None) -> list[float]:
+        drawn = ((np.random.default_rng(seed).random(3000) < 0.86).astype(float).tolist() for seed in range(40))
+        return [alarm_of(draws, 0.9, 0.95, before) or np.inf for draws in drawn]
+
+    few, many = delays(None), delays(3000)
+    assert np.median(few) < np.median(many) <= 250
+    assert max(many) <= 600
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    runs=st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.integers(1, 60)), min_size=1, max_size=8),
+    level=st.sampled_from([0.0, 0.5, 0.9, 0.99]),
+    floor=st.sampled_from([0.3, 0.5, 0.9]),
+    before=st.integers(0, 20_000),
+)
+def test_many_scores_never_bring_an_alarm_forward(
+    runs: list[tuple[float, int]], level: float, floor: float, before: int
+) -> None:
+    """So that the mean run to a false one is what it is without them, or longer."""
+    draws = [quality for quality, count in runs for _ in range(count)]
+    plain, of_many = alarm_of(draws, floor, level, None), alarm_of(draws, floor, level, before)
+    assert of_many is None or (plain is not None and plain <= of_many)
+    if before + len(draws) <= MANY_SCORES:
+        assert of_many == plain
 
 
 def test_a_proven_change_is_forgotten_in_time() -> None:

@@ -17,6 +17,7 @@ CELL = Cell("demo@abc", "arithmetic", "L1")
 OTHER = Cell("demo@abc", "listing", "L1")
 RELATIVE = Floor(0.95, FloorKind.RELATIVE)
 ABSOLUTE = Floor(0.9, FloorKind.ABSOLUTE)
+LAX = Floor(0.9, FloorKind.RELATIVE)
 WEEK_SECONDS = 7 * 86_400.0
 NUMERIC, EXACT = "grader:numeric", "grader:exact"
 
@@ -160,6 +161,36 @@ def test_a_change_that_stays_above_the_floor_closes_nothing() -> None:
     assert state.settled(CELL, 0.9, FloorKind.ABSOLUTE) == "open"
 
 
+def test_thousands_of_scores_are_thrown_away_only_for_what_is_surer() -> None:
+    """A drop that closes what rests on some hundreds of scores is told of some thousands too, a little later."""
+
+    def delay(before: int) -> int:
+        state, events = fed([score(index, quality=float(index % 25 != 0)) for index in range(before)], LAX)
+        assert events == ()
+        drop = [score(before + index, quality=float(index % 4 != 0)) for index in range(600)]
+        return next(n for n, one in enumerate(drop, start=1) if state.observe(one))
+
+    assert delay(500) < delay(3000) <= 100
+
+
+def test_a_floor_that_is_asked_for_again_is_watched_anew() -> None:
+    """Not by what was seen before nobody asked for it: that was not looked at meanwhile."""
+    floors = [LAX]
+    state = Estimates(lambda cell: floors)
+    serial = iter(range(10_000))
+
+    def take(*qualities: float) -> list[EpochStart]:
+        return [event for quality in qualities for event in state.observe(score(next(serial), quality))]
+
+    assert take(*[1.0] * 300, *[0.0] * 4) == []  # a little more, and it would close
+    floors[:] = []
+    assert take(*[1.0] * 300) == []
+    floors[:] = [LAX]
+    assert take(*[1.0] * 2, *[0.0] * 4) == []
+    assert state.settled(CELL, LAX.quality, LAX.kind) == "open"
+    assert take(*[0.0] * 8) != []
+
+
 def test_a_floor_that_was_never_cleared_raises_no_alarm() -> None:
     """At a share of 0.93 a strict policy must not throw away what a lax one lives on."""
     lax = Floor(0.85, FloorKind.RELATIVE)
@@ -275,6 +306,22 @@ def test_a_rebuilt_state_equals_the_one_that_grew(
     rebuilt_events = rebuilt.observe_all(reversed(history))
     assert snapshot(grown) == snapshot(one_by_one) == snapshot(rebuilt)
     assert grown_events == single_events == list(rebuilt_events)
+
+
+def test_a_rebuilt_state_equals_the_one_that_grew_to_thousands() -> None:
+    """Whose detectors go by the number of scores."""
+    noise = random.Random(3)
+    history = [score(index, float(noise.random() < (0.96 if index < 2500 else 0.86))) for index in range(3200)]
+    grown, rebuilt = estimates(LAX), estimates(LAX)
+    grown_events = [event for at in range(0, 3200, 7) for event in grown.observe_all(history[at : at + 7])]
+    assert [event.reason for event in grown_events] == [EpochReason.DRIFT]
+    assert grown_events == list(rebuilt.observe_all(reversed(history)))
+    assert snapshot(grown) == snapshot(rebuilt)
+    # What will be known with more is known without their being taken in.
+    more = [score(index, 1.0) for index in range(3200, 3300)]
+    supposed, events = grown.supposing(more)
+    assert list(events) == list(grown.observe_all(more))
+    assert snapshot(supposed) == snapshot(grown)
 
 
 @settings(max_examples=30, deadline=None)

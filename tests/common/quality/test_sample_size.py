@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.quality.confidence import ShareSequence
-from common.quality.sample_size import Assumption, simulate
+from common.quality.sample_size import Assumption, simulate, worthwhile_pairs
 
 
 def test_without_losses_it_is_the_number_that_the_bound_takes() -> None:
@@ -51,3 +51,19 @@ def test_what_cannot_be_is_refused_by_name(share: float, baseline: float, gained
 def test_floors_and_alphas_out_of_range_are_refused(floor: float, alpha: float) -> None:
     with pytest.raises(ValueError, match=r"floor|alpha"):
         simulate(Assumption(1.0), floor, alpha, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("requests", "pairs"), [(0, 0), (-1.0, 0), (0.5, 0), (1, 1), (1e3, 99), (1e6, 9_999), (27, 9)])
+def test_the_pairs_that_pay_are_of_the_order_of_requests_to_two_thirds(requests: float, pairs: int) -> None:
+    assert abs(worthwhile_pairs(requests) - pairs) <= 1
+
+
+@pytest.mark.parametrize("requests", [1e3, 1e5, 1e7])
+def test_the_pairs_that_pay_cost_the_least_in_all(requests: float) -> None:
+    """A pair costs one, and a request what its bound lies below the share: 2 / sqrt(n)."""
+
+    def cost(pairs: float) -> float:
+        return float(pairs + 2 * requests / np.sqrt(pairs))
+
+    pairs = worthwhile_pairs(requests)
+    assert cost(pairs) < min(cost(0.9 * pairs), cost(1.1 * pairs))

@@ -3,6 +3,7 @@
 import re
 
 from tests.router.cli.bench import Bench, case, judged
+from tests.router.fake_engine import IDENTITY
 
 
 @case
@@ -41,6 +42,13 @@ def directive_create(bench: Bench) -> None:
     )
     assert native["template_variables"] == {"enable_thinking": False, "effort": 0.5, "level": "2"}
     assert "enable_thinking=false" in bench.text("directive", "list")
+    small = bench.document("directive", "create", "small", "--answered-by", "tiny@0123456789ab")
+    assert small["model"] == "tiny@0123456789ab"
+    assert re.search(r"\n *small +\(no text\) +tiny@0123456789ab +tail ", bench.text("directive", "list"))
+    assert re.search(r"answered by +tiny@0123456789ab\n", bench.text("directive", "show", "small"))
+    assert re.search(r"answered by +the model asked for\n", bench.text("directive", "show", "L1"))
+    refused = bench.run("directive", "create", "tinier", "--answered-by", "tiny", code=2).err
+    assert "must be name@digest, as `pithctl engines` shows it" in refused
     assert "directive update terse" in bench.run("directive", "create", "terse", code=4).err
     assert "choose another name" in bench.run("directive", "create", "L0", code=4).err
 
@@ -54,6 +62,9 @@ def directive_update(bench: Bench) -> None:
     assert "no longer count: it is closed until it is judged anew" in bench.text(
         "directive", "update", "L1", "--text", "S"
     )
+    assert bench.document("directive", "update", "L1", "--answered-by", IDENTITY)["model"] == IDENTITY
+    assert IDENTITY in bench.text("engines")
+    assert bench.document("directive", "update", "L1", "--answered-by", "")["model"] == ""
     stale = bench.run("directive", "update", "L1", "--text", "x", "--etag", '"0"', "--json", code=4)
     assert stale.error["reason"] == "ETAG_MISMATCH"
 

@@ -178,7 +178,7 @@ def top(bench: Bench) -> None:
 @case
 def engines(bench: Bench) -> None:
     assert bench.document("engines")["engines"][0]["state"] == "ready"
-    assert re.search(r"e1 .*ready .*small@01234567 .*0/4", bench.text("engines"))
+    assert re.search(r"e1 .*ready .*small@0123456789ab .*0/4", bench.text("engines"))
 
 
 @case

@@ -48,6 +48,7 @@ def wishes(draw: st.DrawFn) -> ApplyRequest:
             stop=draw(st.lists(st.sampled_from(["\n\n", "END", " x", "#"]), unique=True, max_size=3)),
             suppressed_words=draw(st.lists(st.sampled_from(["certainly", "on", "7"]), unique=True, max_size=2)),
             history_messages=draw(st.integers(0, 10)),
+            model=draw(st.sampled_from(["", "tiny@0123456789ab", "null@0", "0815@1e3"])),
         )
         if draw(st.booleans()):
             directive.text = draw(words)

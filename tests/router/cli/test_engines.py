@@ -10,7 +10,7 @@ READY = ListEnginesResponse.Engine(
     name="cpu-0",
     address="127.0.0.1:7500",
     state=ENGINE_STATE_READY,
-    model=ModelInfo(model="demo", model_digest="0123456789abcdef", backend="torch_cpu", device="cpu"),
+    model=ModelInfo(model="demo", model_digest="0123456789abcdef" * 4, backend="torch_cpu", device="cpu"),
     load=Load(running=3, max_running=8, waiting=1, max_waiting=64),
     in_flight=4,
 )
@@ -23,7 +23,7 @@ def test_state_model_and_load_are_shown(pithctl: Pithctl, fake: FakeServices) ->
     fake.engines = [READY, LOST]
     ready, lost = pithctl("engines").out.splitlines()[1:]
     assert ready.split() == [
-        *("cpu-0", "127.0.0.1:7500", "ready", "demo@01234567", "3/8", "1/64", "-", "4", "-"),
+        *("cpu-0", "127.0.0.1:7500", "ready", "demo@0123456789ab", "3/8", "1/64", "-", "4", "-"),
     ]
     assert "unreachable" in lost
     assert "connection [refused]" in lost

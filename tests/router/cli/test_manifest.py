@@ -51,6 +51,7 @@ def directives(draw: st.DrawFn) -> Directive:
         stop=draw(st.lists(texts, max_size=3)),
         suppressed_words=draw(st.lists(texts, max_size=3)),
         history_messages=draw(st.integers(0, 2**32 - 1)),
+        model=draw(texts),
     )
     variables = draw(st.dictionaries(texts, values, max_size=3))
     if variables:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
@@ -67,8 +67,8 @@ async def fleet() -> AsyncIterator[Fleet]:
     await fleet.close()
 
 
-def request(engine: Engine) -> inference_pb2.GenerateRequest:
-    return inference_pb2.GenerateRequest(text="Hi", sampling=text_pb2.Sampling(seed=7))
+def request(engine: Engine, _tried: Collection[str]) -> tuple[Engine, inference_pb2.GenerateRequest]:
+    return engine, inference_pb2.GenerateRequest(text="Hi", sampling=text_pb2.Sampling(seed=7))
 
 
 def dispatch(

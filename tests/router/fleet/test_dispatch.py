@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from contextlib import aclosing
 
 import grpc
@@ -80,9 +81,9 @@ async def test_another_engine_answers_where_the_first_gave_nothing(
 async def test_a_request_is_made_for_each_engine_that_it_is_sent_to(fleet: Fleet) -> None:
     asked: list[str] = []
 
-    def prepare(engine: Engine) -> inference_pb2.GenerateRequest:
+    def prepare(engine: Engine, _tried: Collection[str]) -> tuple[Engine, inference_pb2.GenerateRequest]:
         asked.append(engine.identity)
-        return inference_pb2.GenerateRequest(text=engine.identity)
+        return engine, inference_pb2.GenerateRequest(text=engine.identity)
 
     first = FakeEngine(refuse(grpc.StatusCode.UNAVAILABLE))
     second = FakeEngine(digest="f" * 64)

@@ -117,7 +117,7 @@ async def test_what_the_second_engine_is_asked(fleet: Fleet) -> None:
     first.script = seeded
     engines = await fleet.start(first, second)
     prepared: list[str] = []
-    check(await collect(engines, prepare=lambda engine: prepared.append(engine.name) or asked), "añb")
+    check(await collect(engines, prepare=lambda engine, _: prepared.append(engine.name) or (engine, asked)), "añb")
     assert prepared == ["a"], "what an answer has begun with is never decided anew"
     (resumed,) = second.requests
     assert list(resumed.token_ids.ids) == list(PROMPT_TOKEN_IDS)

@@ -196,6 +196,48 @@ def test_bounds_that_change_at_noon_change_what_is_left_of_the_budget(seed: int)
     assert day.kept_or_closed >= min(FLOOR, (kept_by_noon[0] + 1.0) / 2) - NOISE
 
 
+def outdoing(lower: float, expected: float) -> Simulation:
+    """`qa` keeps more than L0 and saves little, `prose` saves much; the morning is dirty. Requests come as expected."""
+    joules = {(task, "L0"): 1_000.0 for task in TASKS}
+    joules |= {("qa", "L1"): 900.0, ("prose", "L2"): 100.0, ("sums", "L1"): 800.0}
+    bounds = {("qa", "L1"): lower, ("prose", "L2"): 0.8, ("sums", "L1"): 0.97}
+    an_hour = np.array([expected, 8.0, 24.0])
+    intensities = np.where(np.arange(24) < 12, 600.0, 60.0)
+    traffic = np.tile(an_hour, (24, 1)).astype(int)
+    return Simulation(np.random.default_rng(1), bounds, intensities, an_hour, traffic, joules)
+
+
+def test_what_a_task_keeps_beyond_l0s_quality_saves_carbon_in_another() -> None:
+    day, without = outdoing(1.06, 40.0), outdoing(1.0, 40.0)
+    for simulation in (day, without):
+        simulation.run()
+        assert simulation.kept >= FLOOR - NOISE
+    assert day.carbon < 0.98 * without.carbon
+    assert day.served["prose", "L2"] > without.served["prose", "L2"] + 50
+
+
+@pytest.mark.parametrize("others", [1, 2], ids=["as-many", "twice-as-many"])
+def test_what_a_task_would_have_kept_that_stopped_at_noon_was_not_spent_before(others: int) -> None:
+    """The day ends no lower than with a task that keeps just L0's quality, but for one hour's requests."""
+    day, without = outdoing(1.06, 40.0), outdoing(1.0, 40.0)
+    for simulation in (day, without):
+        simulation.traffic[12:] *= np.array([0, others, others])
+        simulation.run()
+    assert day.kept >= without.kept - 40 * 0.06 / day.requests - NOISE
+    assert day.kept >= FLOOR - NOISE - (day.explained + 40 * 0.06) / day.requests
+
+
+def test_a_bound_above_l0s_quality_that_falls_at_noon_leaves_the_days_floor_kept() -> None:
+    day = outdoing(1.06, 40.0)
+
+    def fall(hour: int, day: Simulation) -> None:
+        if hour == 12:
+            day.bounds = {**day.bounds, ("qa", "L1"): 0.98}
+
+    day.run(fall)
+    assert day.kept >= FLOOR - NOISE
+
+
 def test_what_closed_by_noon_is_taken_for_the_least_that_it_could_have_kept() -> None:
     day = drawn(4, steady=True)
 

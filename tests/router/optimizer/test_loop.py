@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from common.carbon.accounting import CarbonSettings
 from common.carbon.daily_profile import DailyProfile
 from common.clock import ManualClock
 from common.quality.bound import Cell, QualityBound
+from router.directives.levels import Directive
 from router.directives.policy import BudgetScope, Mode, Policy, QualityBudget
 from router.optimizer import loop
 from router.optimizer.costs import Cost, CostBook, Mean, Observed
@@ -82,6 +84,117 @@ async def test_a_change_is_in_the_plan_when_the_refresh_returns(
         await QualityRepository(connection).add_bounds([BOUND], Reporter("test"), START)
     await keeper.refresh()
     assert dict(keeper.snapshot.plan.shares("p", "m@1", "qa")) == {"L1": pytest.approx(1.0)}
+
+
+TINY = "tiny@2"
+
+
+class Fleet:
+    """Engines of another model, in a grid of their own."""
+
+    def __init__(self) -> None:
+        self.models = {TINY, "m@1"}
+        self.grids = {TINY: 100.0}
+        self.asked_in: set[int] = set()
+
+    def accepting(self) -> Collection[str]:
+        self.asked_in.add(threading.get_ident())
+        return frozenset(self.models)
+
+    def g_per_kwh(self) -> Mapping[str, float]:
+        self.asked_in.add(threading.get_ident())
+        return dict(self.grids)
+
+
+@pytest.fixture
+def tiny(keeper: SnapshotKeeper) -> SnapshotKeeper:
+    """With a directive that has TINY answer, as open as L1 is."""
+    bounds = {bound.cell: bound for bound in (BOUND, replace(BOUND, cell=Cell("m@1", "qa", "tiny")))}
+    keeper.snapshot = replace(
+        keeper.snapshot,
+        directives={**keeper.snapshot.directives, "tiny": Directive("tiny", model=TINY)},
+        policies=(replace(POLICY, directives=("L1", "tiny")),),
+        bounds=bounds,
+    )
+    return keeper
+
+
+def planner_of_two(keeper: SnapshotKeeper, clock: ManualClock, fleet: Fleet | None) -> Planner:
+    """L0 costs 9 J, L1 3, and TINY 2."""
+    known = {**COSTS, Cell("m@1", "qa", "tiny"): Observed(energy_joules=Mean(2, 9999))}
+    costs = CostBook(known, directive_of=keeper.snapshot.directives.get)
+    return Planner(keeper, costs, PROFILE, CARBON, clock, 300, fleet=fleet)
+
+
+async def test_grams_are_at_the_grid_of_the_model_that_answers(tiny: SnapshotKeeper, clock: ManualClock) -> None:
+    planner = planner_of_two(tiny, clock, fleet := Fleet())
+    fleet.grids[TINY] = 30.0
+    for model, g_per_kwh in ((TINY, 30), ("m@1", 100), ("", 100)):
+        assert planner.grams(Cost(3.6e6, 10.0, model=model)) == pytest.approx(1.5 * g_per_kwh + 0.01)
+    fleet.grids["m@1"] = 500.0
+    assert planner.grams(Cost(3.6e6, 0.0, model="m@1")) == pytest.approx(1.5 * 500)
+    alone = planner_of_two(tiny, clock, None)
+    assert alone.grams(Cost(3.6e6, 0.0, model=TINY)) == pytest.approx(1.5 * 100)
+
+
+async def test_each_plan_goes_by_the_models_that_accept_requests_and_by_their_grids(
+    tiny: SnapshotKeeper, clock: ManualClock
+) -> None:
+    planner = planner_of_two(tiny, clock, fleet := Fleet())
+
+    async def planned() -> dict[str, float]:
+        await planner.replan()
+        return dict(tiny.snapshot.plan.shares("p", "m@1", "qa"))
+
+    assert await planned() == {"tiny": pytest.approx(1.0)}
+    fleet.models.remove(TINY)
+    assert await planned() == {"L1": pytest.approx(1.0)}
+    fleet.models.add(TINY)
+    assert await planned() == {"tiny": pytest.approx(1.0)}
+    fleet.grids[TINY] = 160.0
+    assert await planned() == {"L1": pytest.approx(1.0)}
+    fleet.grids["m@1"] = 120.0
+    assert await planned() == {"tiny": pytest.approx(1.0)}
+    assert fleet.asked_in == {threading.get_ident()}, "engines change in the event loop, never while they are looked at"
+
+
+async def test_without_a_fleet_callers_say_which_models_they_have(
+    tiny: SnapshotKeeper, clock: ManualClock
+) -> None:
+    await planner_of_two(tiny, clock, None).replan()
+    assert dict(tiny.snapshot.plan.shares("p", "m@1", "qa")) == {"tiny": pytest.approx(1.0)}
+
+
+async def test_budgets_over_a_day_go_by_the_grid_of_the_model_that_answers(
+    tiny: SnapshotKeeper, clock: ManualClock
+) -> None:
+    """Both keep 0.9. What L1 saves is granted half of what is left of the day, what TINY would save in its zone not."""
+    planner = Planner(
+        tiny,
+        CostBook(
+            {**COSTS, Cell("m@1", "qa", "tiny"): Observed(energy_joules=Mean(2, 9999))},
+            directive_of=tiny.snapshot.directives.get,
+        ),
+        PROFILE,
+        CARBON,
+        clock,
+        300,
+        days=Days(),
+        fleet=(fleet := Fleet()),
+    )
+    bounds = {cell: replace(bound, lower=0.9) for cell, bound in tiny.snapshot.bounds.items() if cell.directive != "L1"}
+    policy = replace(OF_DAY, directives=("tiny",))
+    tiny.snapshot = replace(tiny.snapshot, policies=(policy,), bounds=bounds)
+    await planner.replan()
+    assert tiny.snapshot.plan.entry("p", "m@1", "qa").floor == pytest.approx(0.975, abs=0.002)
+    fleet.grids[TINY] = 100.0 * 9 / 2 + 1
+    await planner.replan()
+    entry = tiny.snapshot.plan.entry("p", "m@1", "qa")
+    assert (entry.floor, dict(entry.shares)) == (pytest.approx(1.0), {"L0": pytest.approx(1.0)})
+    fleet.grids[TINY] = 10.0
+    fleet.models.remove(TINY)
+    await planner.replan()
+    assert dict(tiny.snapshot.plan.shares("p", "m@1", "qa")) == {"L0": pytest.approx(1.0)}
 
 
 async def test_it_plans_on_its_timer(keeper: SnapshotKeeper, clock: ManualClock) -> None:

@@ -235,6 +235,79 @@ def test_what_was_served_counts_by_the_least_that_it_keeps_for_any_tenant() -> N
     assert made.budgets["p"].kept == pytest.approx((300 + 100 * 0.97) / 400)
 
 
+ABLE = {"L0": 10.0, "L1": 6.0, "L2": 2.0}
+"""Of a task that saves next to nothing; with `qa`, whose L2 keeps 0.8."""
+
+
+def beside_able(*bounds: QualityBound, policy: Policy = OVER_DAY, latencies: LatencyBook | None = None) -> Plan:
+    rates = {"qa": 10.0, "able": 10.0}
+    made = (bound("L2", 0.8), *bounds)
+    of = {"qa": JOULES, "able": ABLE}
+    return plan((policy,), *made, joules_of=of, latencies=latencies, day=today(300.0, joules_by_task=rates))
+
+
+def test_what_one_task_keeps_beyond_l0s_quality_is_anothers_to_spend() -> None:
+    made = beside_able(bound("L1", 1.04, "able"), bound("L2", 0.85, "able"))
+    assert (entry(made, "able").floor, entry(made).floor) == (pytest.approx(1.04), pytest.approx(0.86))
+    assert dict(entry(made, "able").shares) == {"L1": pytest.approx(1.0)}
+    assert mean(entry(made), {"L0": 1.0, "L2": 0.8}) == pytest.approx(0.86)
+    by_task = plan((BY_TASK,), bound("L1", 1.04, "able"), bound("L2", 0.85, "able"), joules_of={"able": ABLE})
+    assert entry(by_task, "able").floor == 0.95
+
+
+@pytest.mark.parametrize(
+    ("own", "of_able"), [(1.02, 1.02), (0.97, 1.0), (0.5, 1.0), (1.3, 1.04)], ids=["less", "below", "closed", "more"]
+)
+def test_it_is_so_as_far_as_every_tenant_keeps_it(own: float, of_able: float) -> None:
+    """For whom the directive is closed is served at L0."""
+    acme = bound("L1", own, "able", "acme", upper=0.7 if own == 0.5 else 1.4)
+    made = beside_able(bound("L1", 1.04, "able"), bound("L2", 0.85, "able"), acme)
+    assert (entry(made, "able").floor, entry(made).floor) == (pytest.approx(of_able), pytest.approx(1.9 - of_able))
+    kept = {"L0": 1.0, "L1": own, "L2": 0.85}
+    shares = made.shares("p", MODEL, "able", "acme")
+    assert sum(share * kept[name] for name, share in shares) >= of_able - 1e-6
+    assert own != 0.5 or "L1" not in dict(shares)
+
+
+def test_answers_in_time_go_before_quality_that_others_would_spend() -> None:
+    book = LatencyBook()
+    for name, seconds in (("L0", 1.0), ("L1", 9.0), ("L2", 1.0)):
+        for task in ("qa", "able"):
+            for _ in range(20_000):
+                book.observe(Cell(MODEL, task, name), seconds)
+    bounds = bound("L1", 1.04, "able"), bound("L2", 0.85, "able")
+    in_time = replace(OVER_DAY, latency=LatencyObjective(2.0, 0.8))
+    made = beside_able(*bounds, policy=in_time, latencies=book)
+    assert (entry(made, "able").floor, entry(made).floor) == (pytest.approx(1.0), pytest.approx(0.9))
+    late = entry(made, "able").late_share
+    assert late is not None and late <= 0.2 + 1e-6
+    assert entry(beside_able(*bounds, latencies=book), "able").floor == pytest.approx(1.04)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.floats(0.8, 1.3), min_size=5, max_size=5),
+    st.lists(st.floats(100.0, 1_500.0), min_size=4, max_size=4),
+    st.integers(0, 200),
+)
+def test_no_more_is_asked_than_the_best_directive_keeps_and_every_tenant_has_a_mix_for_it(
+    lowers: list[float], joules: list[float], lost: int
+) -> None:
+    kept = {"L0": 1.0, "L1": lowers[0], "L2": lowers[1]}
+    bounds = [bound("L1", lowers[0]), bound("L2", lowers[1]), bound("L1", lowers[2], tenant="acme")]
+    bounds += [bound("L1", lowers[3], "sums"), bound("L2", lowers[4], "sums")]
+    of = {"qa": {"L0": 1_000.0, "L1": joules[0], "L2": joules[1]}}
+    of["sums"] = {"L0": 500.0, "L1": joules[2], "L2": joules[3]}
+    day = today(300.0, 100.0, joules_by_task={"qa": 10.0, "sums": 20.0}, L0=100, gone=lost)
+    made = plan((OVER_DAY,), *bounds, joules_of=of, day=day)
+    floor = entry(made).floor
+    assert floor is not None and floor <= max(kept.values())
+    assert mean(entry(made), kept) >= floor - 1e-6
+    of_acme = made.entry("p", MODEL, "qa", "acme")
+    assert of_acme.floor == pytest.approx(floor)
+    assert mean(of_acme, {**kept, "L1": lowers[2]}) >= floor - 1e-6
+
+
 def test_a_tenants_policy_goes_by_the_tenants_bounds() -> None:
     policy = replace(OVER_DAY, tenant="acme")
     made = plan((policy,), bound("L2", 0.85), bound("L2", 0.90, tenant="acme"), day=today(300.0))

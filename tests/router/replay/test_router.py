@@ -181,7 +181,7 @@ def test_requests_are_served_as_the_live_decision_would(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(module, "make_plan", seen)
     policies = {"own": lambda setting, truth: Watched(setting)}
-    replay(recorded(), trace(), START_HOUR, demand(30, 5000), policies, Terms(floor=0.9, labels=True))
+    replay(recorded(), trace(), START_HOUR, demand(30, 5000), policies, Terms(floor=0.85, labels=True))
     mixed = 0
     for snapshot, (tasks, chosen) in list(zip(planned, served, strict=True))[-2:]:
         for place, task in enumerate(TASKS):

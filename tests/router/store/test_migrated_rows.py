@@ -65,6 +65,7 @@ async def test_every_row_survives_the_way_up_and_down_and_up(empty_database_url:
 
 NEW_COLUMNS: dict[tuple[str, str], Any] = {
     ("directives", "template_variables"): {},
+    ("directives", "model"): "",
     ("policies", "latency_seconds"): None,
     ("policies", "latency_share"): None,
     ("policies", "carbon_grams_per_day"): None,
@@ -181,6 +182,52 @@ async def test_the_code_of_today_reads_and_writes_what_0001_kept(empty_database_
         )
         assert (await connection.scalars(select(metadata.tables["bounds"].c.id))).all() == [1, 2, 3]
     await database.close()
+
+
+async def test_before_0008_nothing_is_told_of_another_models_answers(database: Database) -> None:
+    """A directive that named one at any of its revisions would else be opened by what was said of that model."""
+    directives = [
+        Directive("was", model="tiny@1"),
+        Directive("plain", "Be brief"),
+        Directive("names", "Be brief", model="tiny@1"),
+    ]
+    async with database.changing() as connection:
+        repository = DirectiveRepository(connection)
+        await repository.add_many([(one, Action.CREATE) for one in directives], "")
+        await repository.add_many([(Directive("was", "One word", revision=2), Action.UPDATE)], "")
+    told = ("bounds", "reviews", "scores", "answers")
+    names = [one.name for one in directives]
+    with connected(database.url) as connection:
+        connection.execute(insert(metadata.tables["samples"]), row_of("samples", 1))
+        for table in (*told, "ledger"):
+            row = {key: value for key, value in row_of(table, 1).items() if key != "id"}
+            keys = {"request_id", "review_id"} & row.keys()
+            rows = [row | dict.fromkeys({"directive", *keys}, name) for name in names]
+            connection.execute(insert(metadata.tables[table]), rows)
+
+    def left(table: str) -> list[str]:
+        with connected(database.url) as connection:
+            return sorted(connection.scalars(text(f"SELECT directive FROM {table}")))
+
+    assert {table: left(table) for table in told} == {table: sorted(names) for table in told}
+    migrate.downgrade(database.url, "0007")
+    assert {table: left(table) for table in told} == {table: ["plain"] for table in told}
+    # What was served stays as it was.
+    assert left("ledger") == sorted(names)
+    migrate.upgrade(database.url)
+    assert differences(database.url) == []
+    await database.open()
+    async with database.reading() as connection:
+        assert await DirectiveRepository(connection).all() == (
+            Directive("names", "Be brief"),
+            Directive("plain", "Be brief"),
+            Directive("was", "One word", revision=2),
+        )
+
+
+def row_of(table: str, number: int) -> dict[str, Any]:
+    """A row of it, as the code writes one."""
+    return {column.name: extreme(column, number) for column in metadata.tables[table].c}
 
 
 async def test_before_0007_every_directive_keeps_the_floor_by_itself(database: Database) -> None:

@@ -31,6 +31,7 @@ BRIEF = Directive(
     stop=("\n\n", "END"),
     suppressed_words=("perhaps",),
     history_messages=3,
+    model="tiny@0123456789ab",
     updated_at=NOW,
     updated_by="ada",
 )
