@@ -41,7 +41,10 @@ class Finding:
 
 
 def find_conflicts(
-    snapshot: Snapshot, template_variables: Mapping[str, Collection[str]], now: datetime
+    snapshot: Snapshot,
+    template_variables: Mapping[str, Collection[str]],
+    now: datetime,
+    models: Collection[str] = (),
 ) -> tuple[Finding, ...]:
     """All findings, the gravest first, then by subject.
 
@@ -49,6 +52,7 @@ def find_conflicts(
 
     Args:
         template_variables: By engine, what its model's chat template reads; engines that never said are left out.
+        models: "name@digest" of what engines serve, as they last said.
     """
     of_match: dict[tuple[str, str], list[Policy]] = defaultdict(list)
     for policy in sorted(snapshot.policies, key=lambda policy: policy.name):
@@ -65,6 +69,7 @@ def find_conflicts(
         *_different_graders(acting),
         *_without_effect(snapshot.directives),
         *_unread_variables(snapshot.directives, template_variables),
+        *_unserved_models(snapshot.directives, models),
     ]
     for policy in acting.values():
         findings += _about_directives(policy, snapshot.directives)
@@ -323,4 +328,18 @@ def _unread_variables(
                 "unread_variables",
                 f"no connected engine's chat template reads {', '.join(unread)}: answers are as without the directive. "
                 "Correct the names, or connect a model that knows them",
+            )
+
+
+def _unserved_models(directives: Mapping[str, Directive], models: Collection[str]) -> Iterator[Finding]:
+    if not models:
+        return
+    for directive in directives.values():
+        if directive.model and directive.model not in models:
+            yield Finding(
+                Severity.WARNING,
+                directive.name,
+                "unserved_model",
+                f"no engine of this router serves {directive.model}, so that it is closed but for callers with engines "
+                f"of their own. Connect one, or name one that is served: {', '.join(sorted(models))}",
             )

@@ -146,6 +146,8 @@ def _remark(started: Started, finished: Finished) -> str:
 
     decision, usage = started.decision, finished.usage
     parts = [f"{decision.directive or '-'}, {reason_words(decision)}"]
+    if decision.model:
+        parts.append(f"by {printable(decision.model)}")
     if started.replayed:
         parts.append("repeated from memory")
     parts.append(f"{count(usage.prompt_tokens)} + {count(usage.output_tokens)} tokens")

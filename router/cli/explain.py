@@ -100,6 +100,8 @@ def _decision(decision: Decision) -> list[tuple[str, str]]:
     lines = [("directive", decision.directive), ("reason", reason_words(decision))]
     if decision.explanation:
         lines.append(("", decision.explanation))
+    if decision.model:
+        lines.append(("answered by", decision.model))
     lines.append(
         ("policy", f"{decision.policy}, revision {decision.policy_revision}" if decision.policy else "none matches")
     )

@@ -20,6 +20,7 @@ from common.errors import (
     not_found,
 )
 from common.grpc_server import Context
+from common.model_identity import model_identity
 from router import convert, limits, pagination, policy_messages
 from router.apply import Change, check_names, work_out, write
 from router.conflicts import find_conflicts
@@ -246,8 +247,13 @@ class PoliciesService(policies_pb2_grpc.PoliciesServicer):
 
     async def _findings(self, snapshot: Snapshot) -> Sequence[pb.Finding]:
         read = {view.name: tuple(view.model.template_variables) for view in self._engines() if view.model is not None}
+        models = {
+            model_identity(view.model.model, view.model.model_digest)
+            for view in self._engines()
+            if view.model is not None
+        }
         # Every policy is held against every bound.
-        found = await asyncio.to_thread(find_conflicts, snapshot, read, self._clock.now())
+        found = await asyncio.to_thread(find_conflicts, snapshot, read, self._clock.now(), models)
         return [
             pb.Finding(
                 severity=pb.Finding.Severity.Value(f"SEVERITY_{finding.severity.name}"),

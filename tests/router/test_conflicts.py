@@ -34,6 +34,7 @@ def find(
     directives: tuple[Directive, ...] = SEEDED,
     bounds: tuple[QualityBound, ...] = (OPEN, OPEN_LISTS),
     template_variables: Any = None,
+    models: Any = (),
 ) -> tuple[Finding, ...]:
     snapshot = Snapshot(
         directives={d.name: d for d in (L0, *directives)},
@@ -41,7 +42,7 @@ def find(
         bounds={bound.cell: bound for bound in bounds},
         plan=Plan({}, NOW),
     )
-    return find_conflicts(snapshot, template_variables or {}, NOW)
+    return find_conflicts(snapshot, template_variables or {}, NOW, models)
 
 
 def test_of_policies_that_do_what_they_say_nothing_is_said() -> None:
@@ -326,3 +327,13 @@ async def test_what_connected_engines_read_is_known(client: AdminClient) -> None
     assert await subjects() == {"quick"}
     client.engines.append(engine("c", "enable_thinking"))
     assert await subjects() == set()
+
+
+@pytest.mark.parametrize(
+    ("served", "found"), [((), False), (("tiny@1",), False), (("large@1", "tiny@2"), True), (("large@1",), True)]
+)
+def test_a_model_that_no_engine_serves_is_told_with_those_that_are(served: tuple[str, ...], found: bool) -> None:
+    small = Directive("small", model="tiny@1")
+    findings = [one for one in find(SOUND, directives=(*SEEDED, small), models=served) if one.subject == "small"]
+    assert [(one.code, one.severity) for one in findings] == [("unserved_model", Severity.WARNING)] * found
+    assert all("serves tiny@1" in one.message and ", ".join(served) in one.message for one in findings)

@@ -25,8 +25,8 @@ from tests.router.cli.conftest import Pithctl
 from tests.router.cli.fake_services import FakeServices, wait_for_cancel
 
 
-def _events(*pieces: str, finished: Finished | None = None) -> Iterator[StreamGenerateResponse]:
-    decision = Decision(directive="L1", reason=DECISION_REASON_PLANNED)
+def _events(*pieces: str, finished: Finished | None = None, model: str = "") -> Iterator[StreamGenerateResponse]:
+    decision = Decision(directive="L1", reason=DECISION_REASON_PLANNED, model=model)
     yield StreamGenerateResponse(started=Started(request_id="r", decision=decision))
     for piece in pieces:
         yield StreamGenerateResponse(delta=Delta(text=piece))
@@ -59,6 +59,11 @@ def test_line_after_an_answer_tells_directive_tokens_energy_and_carbon(pithctl: 
     assert pithctl("chat", "--once", "?").out.splitlines()[1] == (
         "L1, planned · 1,200 + 34 tokens · 750 mJ modelled · 60 µg CO2e at 192 g/kWh · cut at the token limit"
     )
+
+
+def test_another_model_that_answered_is_named(pithctl: Pithctl, fake: FakeServices) -> None:
+    fake.answer = lambda request, context: _events("x", model="tiny@0123456789ab")
+    assert "L1, planned · by tiny@0123456789ab · " in pithctl("chat", "--once", "?").out
 
 
 def test_unknown_energy_is_said(pithctl: Pithctl, fake: FakeServices) -> None:

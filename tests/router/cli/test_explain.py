@@ -65,6 +65,12 @@ def test_decision_steps_and_candidates_are_shown(pithctl: Pithctl, fake: FakeSer
     assert basis == "L1  lengths of 812 requests, priced at a batch of 3"
 
 
+def test_another_model_that_would_answer_is_named(pithctl: Pithctl, fake: FakeServices) -> None:
+    fake.explanation = ExplainResponse(decision=Decision(directive="small", model="tiny@0123456789ab"))
+    (line,) = [line for line in pithctl("explain").out.splitlines() if "answered by" in line]
+    assert line.split() == ["answered", "by", "tiny@0123456789ab"]
+
+
 def test_document_has_null_for_what_is_unknown(pithctl: Pithctl, fake: FakeServices) -> None:
     fake.explanation = EXPLANATION
     document = pithctl("explain", "--json").document

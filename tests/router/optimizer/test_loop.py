@@ -158,9 +158,7 @@ async def test_each_plan_goes_by_the_models_that_accept_requests_and_by_their_gr
     assert fleet.asked_in == {threading.get_ident()}, "engines change in the event loop, never while they are looked at"
 
 
-async def test_without_a_fleet_callers_say_which_models_they_have(
-    tiny: SnapshotKeeper, clock: ManualClock
-) -> None:
+async def test_without_a_fleet_callers_say_which_models_they_have(tiny: SnapshotKeeper, clock: ManualClock) -> None:
     await planner_of_two(tiny, clock, None).replan()
     assert dict(tiny.snapshot.plan.shares("p", "m@1", "qa")) == {"tiny": pytest.approx(1.0)}
 
